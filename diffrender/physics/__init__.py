@@ -1,0 +1,1 @@
+"""The physics: how matter attenuates, how a detector sees."""

@@ -1,0 +1,115 @@
+"""Rigid motion: the one definition, for gradients, Jacobians, fits, covariances and reports.
+
+A pose change is six numbers xi = (t [mm], r [rad]): the body (volume or mesh) moved in world axes about `centre`,
+
+    x' = exp([r]x) (x - centre) + centre + t
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffrender.errors import GeometryError
+from diffrender.mesh import Mesh
+from diffrender.volume import Volume
+
+Body = TypeVar("Body", Volume, Mesh)
+
+
+def motion(xi: Float[Tensor, "6"], centre: Float[Tensor, "3"]) -> Float[Tensor, "4 4"]:
+    """The matrix of a pose change: moved_from_body, RAS [mm], float64; differentiable in `xi` and `centre`."""
+    xi, centre = xi.to(torch.float64), centre.to(torch.float64)
+    rotation = torch.linalg.matrix_exp(cross_matrix(xi[3:]))
+    shift = centre + xi[:3] - rotation @ centre
+    last = torch.tensor([[0.0, 0, 0, 1]], dtype=torch.float64, device=xi.device)
+    return torch.cat([torch.cat([rotation, shift[:, None]], dim=1), last])
+
+
+def cross_matrix(r: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
+    """[r]x, the matrix whose product with v is r x v."""
+    zero = torch.zeros_like(r[0])
+    x, y, z = r
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
+
+
+def centre_of(body: Volume | Mesh) -> Float[Tensor, "3"]:
+    """What a body turns about by default: the middle of the voxel lattice, or of the mesh's bounding box, RAS [mm]."""
+    return body.centre
+
+
+def moved(body: Body, xi: Float[Tensor, "6"], centre: Float[Tensor, "3"] | None = None) -> Body:
+    """The body after the pose change `xi`: a volume keeps its values and gets a new lattice, a mesh new vertices.
+
+    Args:
+        body: a Volume or a Mesh.
+        xi: (t [mm], r [rad]) in world axes.
+        centre: RAS [mm] to turn about; by default the body's own centre.
+    Returns: a body of the same kind. A mesh's vertices are differentiable in `xi`; so is a volume's lattice.
+    Raises: GeometryError where `xi` is not six finite numbers.
+    """
+    xi = check_xi(torch.as_tensor(xi, dtype=torch.float64))
+    about = centre_of(body) if centre is None else torch.as_tensor(centre, dtype=torch.float64)
+    moved_from_body = motion(xi, about)
+    if isinstance(body, Volume):
+        return dataclasses.replace(body, world_from_voxel=moved_from_body @ body.world_from_voxel)
+    matrix = moved_from_body.to(body.vertices)
+    return dataclasses.replace(body, vertices=body.vertices @ matrix[:3, :3].T + matrix[:3, 3])
+
+
+def pose_between(
+    world_from_a: Float[Tensor, "4 4"], world_from_b: Float[Tensor, "4 4"], centre: Float[Tensor, "3"] | None = None
+) -> Float[Tensor, "6"]:
+    """The pose change that moves a body from pose a to pose b: `motion(xi, centre) @ world_from_a = world_from_b`.
+
+    Args:
+        world_from_a: a body's pose, or a volume's lattice [mm]; `world_from_b` the same body's, moved rigidly.
+        centre: RAS [mm] to turn about, by default the origin of pose a. For a volume pass `volume.centre`.
+    Returns: xi = (t [mm], r [rad]), |r| at most pi.
+    Raises: GeometryError where no rigid motion leads from a to b.
+    """
+    a, b = (torch.as_tensor(m, dtype=torch.float64) for m in (world_from_a, world_from_b))
+    about = a[:3, 3] if centre is None else torch.as_tensor(centre, dtype=torch.float64)
+    b_from_a = b @ torch.linalg.inv(a)
+    rotation = b_from_a[:3, :3]
+    error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max().item()
+    if error > 1e-5 or rotation.det() < 0:
+        raise GeometryError(
+            f"No rigid motion leads from the first pose to the second (axes off by {error:.2g}, determinant "
+            f"{rotation.det().item():.4f}): they differ in scale, shear or handedness. Compare two poses of one body."
+        )
+    shift = rotation @ about + b_from_a[:3, 3] - about
+    return torch.cat([shift, _rotation_vector(rotation)])
+
+
+def check_xi(xi: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 6"]:
+    """Raises: GeometryError where a pose change is not six finite numbers."""
+    if xi.shape[-1:] != (6,) or not torch.isfinite(xi).all():
+        raise GeometryError(
+            f"A pose change is six finite numbers (t [mm], r [rad]), this one is {xi.detach().tolist()}."
+        )
+    return xi
+
+
+def _rotation_vector(rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "3"]:
+    # Through the unit quaternion, largest component first: exact near 0 and near pi alike.
+    m = rotation
+    t = torch.stack([m.trace(), m[0, 0], m[1, 1], m[2, 2]])
+    k = int(t.argmax())
+    if k == 0:
+        q = torch.stack([1 + t[0], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])
+    else:
+        i, j, n = (k - 1), k % 3, (k + 1) % 3
+        q = torch.zeros(4, dtype=m.dtype)
+        q[0] = m[n, j] - m[j, n]
+        q[1 + i] = 1 + m[i, i] - m[j, j] - m[n, n]
+        q[1 + j] = m[j, i] + m[i, j]
+        q[1 + n] = m[n, i] + m[i, n]
+    q = q / q.norm()
+    q = -q if q[0] < 0 else q
+    sine = q[1:].norm()
+    if sine < 1e-12:
+        return 2 * q[1:]
+    return q[1:] / sine * 2 * torch.atan2(sine, q[0])
