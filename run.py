@@ -1,0 +1,511 @@
+#!/usr/bin/env python3
+"""Set DiffRender up and run it. Nothing but Python 3.10 to 3.12 is needed beforehand.
+
+  python run.py demo [--ct FILE]    every pipeline on a phantom, or on your CT: demo/index.html
+  python run.py test [...]          the tests; further arguments go to pytest
+  python run.py bench [...]         the benchmarks
+  python run.py COMMAND [...]       a command of the library: radiograph, info, doctor, samples, ...
+
+  --wheelhouse DIR                  install without network, from a folder of wheels
+
+The first start makes the folder .venv and installs what constraints.txt names; later ones find it standing.
+"""
+# Standard library only, and in words that Python 2.7 can read too: whoever starts this with a Python that is too old
+# must get a sentence, no SyntaxError. Hence no f-strings and no annotations here.
+
+from __future__ import print_function
+
+import ast
+import ctypes.util
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.abspath(__file__))
+ENVIRONMENT = os.path.join(ROOT, ".venv")
+CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
+EXTRAS = ("fast", "learn", "test")
+SUITABLE = ((3, 11), (3, 12), (3, 10))  # in the order of preference: constraints.txt was tried on the first
+OLDEST_TORCH = (2, 2)
+OLDEST_PIP = (23, 2)  # from here on pip reads a wheel's metadata without downloading the wheel
+# What a torch of another version may want otherwise than constraints.txt says.
+TIED_TO_TORCH = re.compile(
+    r"(cuda|nvidia)-.*|filelock|fsspec|jinja2|markupsafe|monai|mpmath|networkx|setuptools|sympy|triton|typing-extensions"
+)
+INTERRUPTED = 130
+
+
+class SetupError(Exception):
+    """One sentence for the person who typed the command: why this cannot go on, and what to do."""
+
+
+def main(arguments):
+    try:
+        return start(arguments)
+    except SetupError as error:
+        say(str(error))
+    except OSError as error:
+        say(sentence_for(str(error), ROOT) or "This stopped at {0}.".format(error))
+    except KeyboardInterrupt:
+        say("Stopped. The same command goes on from here.")
+        return INTERRUPTED
+    return 2
+
+
+def start(arguments):
+    wheelhouse, words = take_wheelhouse(arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(__doc__.strip())
+        return 0 if words else 2
+    python = suitable_python()
+    if python != sys.executable:
+        return become([python, os.path.abspath(__file__)] + arguments)
+    python = ensure_environment(ENVIRONMENT, project_requirements(*EXTRAS), CONSTRAINTS, wheelhouse)
+    if words[0] in ("test", "bench"):
+        os.chdir(ROOT)
+    programs = {
+        "test": ["-m", "pytest"],
+        "bench": [os.path.join("Testing", "benchmarks", "run.py")],
+    }
+    return become([python] + programs.get(words[0], ["-m", "diffrender", words[0]]) + words[1:])
+
+
+def take_wheelhouse(arguments):
+    """The folder given with --wheelhouse (or None), and the other arguments."""
+    words, folder = [], None
+    rest = iter(arguments)
+    for word in rest:
+        if word.startswith("--wheelhouse"):
+            folder = word.partition("=")[2] or next(rest, "")
+        else:
+            words.append(word)
+    if folder is not None and not os.path.isdir(folder):
+        raise SetupError("--wheelhouse needs a folder of wheels, and '{0}' is no folder.".format(folder))
+    return folder and os.path.abspath(folder), words
+
+
+def say(sentence):
+    print("run.py: " + sentence, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def become(command):
+    """Go on as `command`: it gets Ctrl-C itself, and its exit status is ours."""
+    sys.stdout.flush()
+    environment = dict(os.environ, PYTHONUTF8="1")  # names of files and people, on every console and pipe
+    if os.name != "nt":
+        os.execve(command[0], command, environment)
+    child = subprocess.Popen(command, env=environment)
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            pass  # the child has got it too, and is saving
+
+
+# Which Python
+
+
+def suitable_python():
+    """This Python where it is one of SUITABLE, otherwise the first such one on the machine."""
+    if sys.version_info[:2] in SUITABLE:
+        return sys.executable
+    this = "Python {0}.{1}".format(*sys.version_info[:2])
+    for command in other_pythons():
+        found = ask_python(command)
+        if found:
+            say("{0} is not one of 3.10 to 3.12; going on with {1}.".format(this, found[0]))
+            return found[0]
+    raise SetupError(
+        "DiffRender needs Python 3.10 to 3.12, this is {0}, and no other one was found here; "
+        "install Python 3.11 and type the same again.".format(this)
+    )
+
+
+def other_pythons():
+    yield [python_in(ENVIRONMENT)]
+    for version in SUITABLE:
+        if os.name == "nt":
+            yield ["py", "-{0}.{1}".format(*version)]
+        yield ["python{0}.{1}".format(*version)]
+
+
+def ask_python(command):
+    """(path, version) of the Python that `command` starts; None where it does not start or is not suitable."""
+    question = "import sys; print(sys.executable); print('.'.join(map(str, sys.version_info[:3])))"
+    try:
+        asked = subprocess.Popen(command + ["-c", question], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        answer = asked.communicate()[0].decode(sys.getfilesystemencoding() or "utf-8").split("\n")
+    except (OSError, UnicodeError):
+        return None
+    if asked.returncode or len(answer) < 2:
+        return None
+    path, version = answer[0].strip(), answer[1].strip()
+    return (path, version) if numbers(version)[:2] in SUITABLE else None
+
+
+def numbers(version):
+    """'2.13.0+cpu' as (2, 13, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
+
+
+# The environment
+
+
+def ensure_environment(folder, requirements, constraints=None, wheelhouse=None):
+    """Make `folder` a virtual environment that holds `requirements`, and return its python.
+
+    Args:
+        folder: where it stands or is to stand. One made by other means is taken over as it is.
+        requirements: as pip takes them, e.g. ["numpy>=1.26", "vtk"].
+        constraints: a file of exact versions; torch and numpy that are installed already keep theirs.
+        wheelhouse: a folder of wheels to install from instead of the network.
+    Raises: SetupError, with one sentence, where it cannot be made (no network, no space, no permission, ...).
+
+    This module's own packages can be imported in it. When nothing has changed since the last call this takes
+    milliseconds: a stamp in the folder, written last, holds what was asked for and what was installed.
+    """
+    folder = os.path.abspath(folder)
+    pinned = read(constraints) if constraints else u""
+    found = ask_python([python_in(folder)])
+    if found and read(stamp_in(folder)) == fingerprint(folder, found[1], requirements, pinned):
+        return python_in(folder)
+    ensure_system_libraries()
+    if not found or not has_pip(python_in(folder)):
+        make_environment(folder)
+    install(folder, requirements, pinned, wheelhouse)
+    link_to_project(folder)
+    version = ask_python([python_in(folder)])[1]
+    write(stamp_in(folder), fingerprint(folder, version, requirements, pinned))
+    return python_in(folder)
+
+
+def python_in(folder):
+    return os.path.join(folder, "Scripts", "python.exe") if os.name == "nt" else os.path.join(folder, "bin", "python")
+
+
+def packages_in(folder):
+    if os.name == "nt":
+        return os.path.join(folder, "Lib", "site-packages")
+    library = os.path.join(folder, "lib")
+    pythons = [name for name in list_folder(library) if numbers(name)[:2] in SUITABLE]
+    return os.path.join(library, pythons[0] if pythons else "python", "site-packages")
+
+
+def stamp_in(folder):
+    return os.path.join(folder, "diffrender-stamp.txt")
+
+
+def list_folder(folder):
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def read(path):
+    if not os.path.isfile(path):
+        return u""
+    with io.open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def write(path, text):
+    with io.open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def fingerprint(folder, version, requirements, pinned):
+    """What was asked for and what is installed, as one number: either may change between two starts."""
+    installed = [name for name in list_folder(packages_in(folder)) if name.endswith(".dist-info")]
+    everything = json.dumps([version, list(requirements), pinned, installed])
+    return u"" + hashlib.sha256(everything.encode("utf-8")).hexdigest()
+
+
+def project_requirements(*extras):
+    """What pyproject.toml asks for, with these extras. (Python 3.10 reads no TOML, but a list of strings is Python's too.)"""
+    text = read(os.path.join(ROOT, "pyproject.toml"))
+    requirements = []
+    for name in ("dependencies",) + extras:
+        body = re.search(r"^{0} = \[(.*?)\]$".format(name), text, re.MULTILINE | re.DOTALL).group(1)
+        requirements += ast.literal_eval("[" + body + "]")
+    return requirements
+
+
+def plain(name):
+    """A package's name as the index writes it: 'Typing_Extensions' is 'typing-extensions'."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def versions_in(folder, ending):
+    """{name: version} of what lies in `folder` as NAME-VERSION... with this ending."""
+    found = {}
+    for name in list_folder(folder):
+        if name.endswith(ending) and name.count("-") > 0:
+            package, version = name[: -len(ending)].split("-")[:2]
+            found[plain(package)] = version
+    return found
+
+
+def has_pip(python):
+    for arguments in (["-m", "pip", "--version"], ["-m", "ensurepip"]):
+        if run_quietly([python] + arguments)[0] == 0:
+            return True
+    return False
+
+
+def make_environment(folder):
+    if os.path.lexists(folder) and list_folder(folder) != []:
+        say("{0} is broken, or of another Python: making it anew.".format(folder))
+    else:
+        say("making {0} with Python {1}.{2}.".format(folder, *sys.version_info[:2]))
+    ensure_venv_module()
+    base = getattr(sys, "_base_executable", None) or sys.executable  # not the python of the folder to be cleared
+    status, _, errors = run_quietly([base, "-m", "venv", "--clear", folder])
+    if status:
+        raise SetupError(
+            sentence_for(errors, folder)
+            or "The virtual environment {0} could not be made ({1}).".format(folder, last_line(errors))
+        )
+
+
+# What the system must bring
+
+
+def ensure_venv_module():
+    """Debian and Ubuntu leave out of Python what makes virtual environments."""
+    from importlib.util import find_spec
+
+    package = "python{0}.{1}-venv".format(*sys.version_info[:2])
+    if not find_spec("ensurepip") and not apt_install([package]):
+        raise SetupError(
+            "This Python has no ensurepip, which virtual environments need; on Debian or Ubuntu type "
+            "'sudo apt-get install {0}', then the same again.".format(package)
+        )
+
+
+def ensure_system_libraries():
+    """Rendering without a screen needs libEGL and libGL. Where they cannot be installed, say how, and go on."""
+    if not sys.platform.startswith("linux"):
+        return
+    libraries = {"EGL": "libegl1", "GL": "libgl1"}
+    missing = [libraries[name] for name in sorted(libraries) if not ctypes.util.find_library(name)]
+    if missing and not apt_install(missing):
+        say(
+            "rendering needs {0}; to have it, type 'sudo apt-get install {0}' (on Debian and Ubuntu; elsewhere the "
+            "packages with libEGL and libGL). Going on without.".format(" ".join(missing))
+        )
+
+
+def apt_install(packages):
+    """Install Debian packages, where this is Debian and we are root. False where it was not possible."""
+    if not os.path.exists("/etc/debian_version") or os.geteuid() != 0:
+        return False
+    say("installing {0} with apt-get.".format(" ".join(packages)))
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=60"] + packages
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    for before in ([], ["apt-get", "update"]):  # a fresh machine has no lists of packages yet
+        if before:
+            run_quietly(before, environment)
+        if run_quietly(command, environment)[0] == 0:
+            return True
+    return False
+
+
+# pip
+
+
+def install(folder, requirements, pinned, wheelhouse):
+    python = python_in(folder)
+    installed = versions_in(packages_in(folder), ".dist-info")
+    used = os.path.join(folder, "diffrender-constraints.txt")
+    offered = versions_in(wheelhouse, ".whl") if wheelhouse else {}
+    write(used, hold_torch(pinned, installed, offered))
+    arguments = list(requirements) + ["--constraint", used]
+    missing = [name for name in map(name_of, requirements) if name not in installed]
+    if wheelhouse:
+        arguments += ["--no-index", "--find-links", wheelhouse]
+    elif missing:
+        say_size(python, arguments, folder)
+    if missing:
+        say("installing {0} and what they need; this takes minutes.".format(in_words(missing)))
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]  # on a terminal pip draws its progress
+    status, _, errors = run_pip(python, ["install", "--no-user"] + quiet + arguments, show=True)
+    if status:
+        raise SetupError(sentence_for(errors, folder, wheelhouse) or "pip could not install it: " + last_line(errors))
+
+
+def name_of(requirement):
+    return plain(re.match(r"[\w.-]+", requirement).group())
+
+
+def hold_torch(pinned, installed, offered):
+    """`pinned`, with torch and numpy at the version that is installed already, or else offered in the wheelhouse."""
+    names = {line: name_of(line) for line in pinned.splitlines() if re.match(r"\w", line)}
+    locked = [numbers(line.partition(";")[0].partition("==")[2]) for line in names if names[line] == "torch"]
+    torch = installed.get("torch") or offered.get("torch")
+    if not torch or numbers(torch)[:2] < OLDEST_TORCH:
+        return pinned
+    held = {"torch": torch}
+    if "torch" in installed and "numpy" in installed:
+        held["numpy"] = installed["numpy"]
+    foreign = numbers(torch) not in locked
+    if foreign:
+        say("keeping torch {0}, though constraints.txt was made with another.".format(torch))
+    lines = [
+        line
+        for line in pinned.splitlines()
+        if names.get(line) not in held and not (foreign and TIED_TO_TORCH.match(names.get(line, "")))
+    ]
+    return u"\n".join(lines + ["{0}=={1}".format(name, held[name]) for name in sorted(held)]) + u"\n"
+
+
+def say_size(python, arguments, folder):
+    """Say what there is to download before it starts; where that cannot be found, say this."""
+    say("asking the package index what there is to download ...")
+    status, answer, _ = run_pip(python, ["--version"])
+    if not status and numbers(answer.split()[1])[:2] < OLDEST_PIP:
+        run_pip(python, ["install", "--quiet", "--upgrade", "pip"])
+    status, answer, errors = run_pip(python, ["install", "--dry-run", "--quiet", "--report", "-"] + arguments)
+    if status:
+        raise SetupError(sentence_for(errors, folder) or "pip cannot install it: " + last_line(errors))
+    found = json.loads(answer)["install"]
+    sizes = measure([one["download_info"]["url"] for one in found], packages_in(folder))
+    named = sorted(zip(sizes, [one["metadata"]["name"] for one in found]), reverse=True)
+    total = sum(sizes)
+    unknown = "" if all(sizes) else ", not counting {0} whose size the index does not tell".format(sizes.count(0))
+    largest = ", ".join("{0} {1}".format(name, in_bytes(size)) for size, name in named[:4] if size)
+    if total:
+        say("to download: up to {0} in {1} files ({2}){3}.".format(in_bytes(total), len(found), largest, unknown))
+    else:
+        say("{0} packages are to be downloaded; how large they are could not be found out.".format(len(found)))
+    if any(name.startswith("nvidia-") for _, name in named):
+        say(
+            "most of it is the CUDA build of torch, which the package index has for Linux; without an NVIDIA GPU, stop "
+            "this and install a CPU build of torch into {0} beforehand, or give a folder of wheels with one as "
+            "--wheelhouse.".format(folder)
+        )
+    free = free_space(folder)
+    if total > free:
+        raise SetupError("The disk of {0} has {1} free, and more is needed.".format(folder, in_bytes(free)))
+
+
+def measure(addresses, packages):
+    """The size of each file [bytes], 0 where it cannot be found out."""
+    import ssl
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.request import Request, url2pathname, urlopen
+
+    trust = ssl.create_default_context()
+    certificates = os.path.join(packages, "pip", "_vendor", "certifi", "cacert.pem")  # a Mac's Python brings none
+    for file in (certificates, os.environ.get("PIP_CERT", "")):
+        if os.path.isfile(file):
+            trust.load_verify_locations(file)
+
+    def size(address):
+        try:
+            if address.startswith("file:"):
+                return os.path.getsize(url2pathname(address[len("file://") :]))
+            with urlopen(Request(address, method="HEAD"), timeout=20, context=trust) as answer:
+                return int(answer.headers["Content-Length"] or 0)
+        except (OSError, ValueError):
+            return 0
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(size, addresses))
+
+
+def free_space(folder):
+    import shutil
+
+    return shutil.disk_usage(folder).free
+
+
+def in_bytes(size):
+    return "{0:.1f} GB".format(size / 1e9) if size >= 1e9 else "{0:.0f} MB".format(size / 1e6)
+
+
+def in_words(names):
+    return ", ".join(names[:3]) + (" and {0} more".format(len(names) - 3) if len(names) > 3 else "")
+
+
+def run_pip(python, arguments, show=False):
+    return run_quietly([python, "-m", "pip", "--disable-pip-version-check"] + arguments, show=show)
+
+
+def run_quietly(command, environment=None, show=False):
+    """(status, output, errors) of a command; with `show` its output goes to the screen as it comes."""
+    environment = dict(environment or os.environ, PYTHONUTF8="1")
+    try:
+        child = subprocess.Popen(
+            command, env=environment, stdout=None if show else subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except OSError as error:
+        return 127, "", str(error)
+    try:
+        output, errors = child.communicate()
+    except KeyboardInterrupt:
+        child.wait()  # it has got Ctrl-C too, and tidies up
+        raise
+    return child.returncode, (output or b"").decode("utf-8", "replace"), errors.decode("utf-8", "replace")
+
+
+# What a failure means
+
+MEANINGS = (
+    (
+        r"No space left|Errno 28\b|ENOSPC|not enough space|WinError 112|Disk quota",
+        "The disk is full: make room on the disk of {folder} (and of the temporary folder), then type the same again.",
+    ),
+    (
+        r"Long Path",
+        "The path of {folder} is too long for Windows: move it to a shorter one, or switch long paths on.",
+    ),
+    (
+        r"Permission denied|Read-only file system|WinError 5\b|Operation not permitted|Errno (1|13|30)\b",
+        "Nothing can be written to {folder}: put this folder where you may write, or ask for the right to.",
+    ),
+    (
+        (
+            r"ConnectionError|new connection|name resolution|Max retries exceeded|getaddrinfo|Network is unreachable"
+            r"|timed out|ProxyError|Connection refused|connection broken|SSLError|CERTIFICATE_VERIFY|Could not fetch URL"
+        ),
+        (
+            "There is no network, or it does not reach the package index: connect and type the same again, or install "
+            "from a folder of wheels with --wheelhouse DIR."
+        ),
+    ),
+)
+
+
+def sentence_for(errors, folder, wheelhouse=None):
+    """What the errors of pip, venv or the system mean, in one sentence; '' where they say nothing known."""
+    lacking = re.search(r"No matching distribution found for (\S+)", errors)
+    if wheelhouse and lacking:
+        return (
+            "The folder {0} has no wheel of {1} for this Python and system; 'python -m pip download --dest DIR "
+            "--constraint constraints.txt ...' on a machine like this one, with network, fetches it."
+        ).format(wheelhouse, lacking.group(1))
+    for pattern, meaning in MEANINGS:
+        if re.search(pattern, errors):
+            return meaning.format(folder=folder)
+    return ""
+
+
+def last_line(errors):
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    marked = [line for line in lines if line.startswith("ERROR")]
+    return (marked or lines or ["it said nothing"])[-1]
+
+
+def link_to_project(folder):
+    """Let the environment import what lies in ROOT. In ASCII and relative: Python reads .pth files in the console's
+    encoding, and a checkout may be moved."""
+    way = ascii(os.path.relpath(ROOT, folder))
+    line = u"import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(way)
+    write(os.path.join(packages_in(folder), "diffrender.pth"), line)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
