@@ -48,7 +48,7 @@ def main(arguments):
         return start(arguments)
     except SetupError as error:
         say(str(error))
-    except OSError as error:
+    except EnvironmentError as error:  # Python 2.7 has it apart from OSError
         say(sentence_for(str(error), ROOT) or "This stopped at {0}.".format(error))
     except KeyboardInterrupt:
         say("Stopped. The same command goes on from here.")
@@ -59,7 +59,7 @@ def main(arguments):
 def start(arguments):
     wheelhouse, words = take_wheelhouse(arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(__doc__.strip())
+        print((__doc__ or "").strip())
         return 0 if words else 2
     python = suitable_python()
     if python != sys.executable:
@@ -116,10 +116,10 @@ def suitable_python():
         return sys.executable
     this = "Python {0}.{1}".format(*sys.version_info[:2])
     for command in other_pythons():
-        found = ask_python(command)
-        if found:
-            say("{0} is not one of 3.10 to 3.12; going on with {1}.".format(this, found[0]))
-            return found[0]
+        path = ask(command, "print(sys.executable)") if version_of(*command) else ""
+        if path:
+            say("{0} is not one of 3.10 to 3.12; going on with {1}.".format(this, path))
+            return path
     raise SetupError(
         "DiffRender needs Python 3.10 to 3.12, this is {0}, and no other one was found here; "
         "install Python 3.11 and type the same again.".format(this)
@@ -134,18 +134,15 @@ def other_pythons():
         yield ["python{0}.{1}".format(*version)]
 
 
-def ask_python(command):
-    """(path, version) of the Python that `command` starts; None where it does not start or is not suitable."""
-    question = "import sys; print(sys.executable); print('.'.join(map(str, sys.version_info[:3])))"
-    try:
-        asked = subprocess.Popen(command + ["-c", question], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        answer = asked.communicate()[0].decode(sys.getfilesystemencoding() or "utf-8").split("\n")
-    except (OSError, UnicodeError):
-        return None
-    if asked.returncode or len(answer) < 2:
-        return None
-    path, version = answer[0].strip(), answer[1].strip()
-    return (path, version) if numbers(version)[:2] in SUITABLE else None
+def version_of(*command):
+    """The version of the Python that `command` starts: '3.11.7'; '' where it does not start or is not SUITABLE."""
+    version = ask(command, "print('.'.join(map(str, sys.version_info[:3])))")
+    return version if numbers(version)[:2] in SUITABLE else ""
+
+
+def ask(command, question):
+    status, answer, _ = run_quietly(list(command) + ["-c", "import sys; " + question])
+    return "" if status else answer.strip()
 
 
 def numbers(version):
@@ -171,17 +168,18 @@ def ensure_environment(folder, requirements, constraints=None, wheelhouse=None):
     """
     folder = os.path.abspath(folder)
     pinned = read(constraints) if constraints else u""
-    found = ask_python([python_in(folder)])
-    if found and read(stamp_in(folder)) == fingerprint(folder, found[1], requirements, pinned):
-        return python_in(folder)
+    python = python_in(folder)
+    version = version_of(python)
+    if version and read(stamp_in(folder)) == fingerprint(folder, version, requirements, pinned):
+        return python
     ensure_system_libraries()
-    if not found or not has_pip(python_in(folder)):
+    if not version or not has_pip(python):
         make_environment(folder)
+        version = version_of(python)
     install(folder, requirements, pinned, wheelhouse)
     link_to_project(folder)
-    version = ask_python([python_in(folder)])[1]
     write(stamp_in(folder), fingerprint(folder, version, requirements, pinned))
-    return python_in(folder)
+    return python
 
 
 def python_in(folder):
@@ -224,12 +222,12 @@ def fingerprint(folder, version, requirements, pinned):
 
 
 def project_requirements(*extras):
-    """What pyproject.toml asks for, with these extras. (Python 3.10 reads no TOML, but a list of strings is Python's too.)"""
+    """What pyproject.toml asks for, with these extras. Python 3.10 reads no TOML; a list of strings is Python's too."""
     text = read(os.path.join(ROOT, "pyproject.toml"))
     requirements = []
     for name in ("dependencies",) + extras:
-        body = re.search(r"^{0} = \[(.*?)\]$".format(name), text, re.MULTILINE | re.DOTALL).group(1)
-        requirements += ast.literal_eval("[" + body + "]")
+        for body in re.findall(r"^{0} = (\[.*?\])$".format(name), text, re.MULTILINE | re.DOTALL):
+            requirements += ast.literal_eval(body)
     return requirements
 
 
@@ -337,7 +335,7 @@ def install(folder, requirements, pinned, wheelhouse):
 
 
 def name_of(requirement):
-    return plain(re.match(r"[\w.-]+", requirement).group())
+    return plain(re.split(r"[^\w.-]", requirement.strip())[0])
 
 
 def hold_torch(pinned, installed, offered):
@@ -423,7 +421,7 @@ def free_space(folder):
 
 
 def in_bytes(size):
-    return "{0:.1f} GB".format(size / 1e9) if size >= 1e9 else "{0:.0f} MB".format(size / 1e6)
+    return "{0:.1f} GB".format(size / 1e9) if size >= 1e9 else "{0:.1f} MB".format(size / 1e6)
 
 
 def in_words(names):
@@ -469,7 +467,7 @@ MEANINGS = (
     (
         (
             r"ConnectionError|new connection|name resolution|Max retries exceeded|getaddrinfo|Network is unreachable"
-            r"|timed out|ProxyError|Connection refused|connection broken|SSLError|CERTIFICATE_VERIFY|Could not fetch URL"
+            r"|timed out|ProxyError|Connection refused|connection broken|SSLError|CERTIFICATE_VERIFY|not fetch URL"
         ),
         (
             "There is no network, or it does not reach the package index: connect and type the same again, or install "
