@@ -1,0 +1,115 @@
+"""NVIDIA warp, when it is there: started quietly, asked what it can do, and given threads on the CPU."""
+
+import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffrender.errors import notify
+
+LARGEST = 2**31 - 1  # warp indexes arrays with 32 bits
+_broken: list[str] = []  # why a kernel did not compile here: said once, then the torch twin serves
+
+
+@cache
+def start() -> Any:
+    """warp, initialised without its banner; None where it is not installed or does not load."""
+    if importlib.util.find_spec("warp") is None:
+        return None
+    try:
+        import warp as wp
+
+        if hasattr(wp.config, "log_level") and hasattr(wp, "LOG_ERROR"):
+            wp.config.log_level = wp.LOG_ERROR
+        wp.config.quiet = True
+        wp.init()
+    except Exception as problem:  # an import of native code fails in many ways; "auto" never fails for lack of warp
+        _broken.append(f"warp-lang is installed and does not load ({type(problem).__name__}: {problem}).")
+        return None
+    return wp
+
+
+def why_not(volume: Tensor) -> str | None:
+    """Why warp cannot serve this volume, as one sentence with what to do; None where it can."""
+    wp = start()
+    if _broken:
+        return _broken[0]
+    if wp is None:
+        return "the package warp-lang is not installed; `pip install warp-lang` brings it."
+    if volume.numel() > LARGEST:
+        return f"it indexes up to {LARGEST} voxels and this volume has {volume.numel()}; use a coarser lattice."
+    if volume.device.type == "cuda" and not wp.is_cuda_available():
+        return "it finds no CUDA driver that it can use; update the driver."
+    if volume.device.type not in ("cpu", "cuda"):
+        return f"it does not run on {volume.device.type}."
+    return None
+
+
+_loaded: set[tuple[str, str]] = set()
+
+
+def load(what: str, module: Callable[[], Any], device: torch.device) -> str | None:
+    """Compile a warp module, or take it from warp's cache, before threads launch its kernels.
+
+    Returns: None, or why it cannot be used, as one sentence; a compiler fails in many ways, and "auto" must not.
+    """
+    if (what, str(device)) in _loaded:
+        return None
+    wp = start()
+    try:
+        if not in_cache(module()):
+            notify(
+                f"Compiling {what} for {device}: once, about half a minute on a laptop; "
+                f"the result is kept in {wp.config.kernel_cache_dir}."
+            )
+        if not module().load(wp.device_from_torch(device)):
+            raise RuntimeError("the compiler reported an error")
+    except Exception as problem:
+        _broken.append(f"{what} did not compile here ({type(problem).__name__}: {problem}).")
+        notify(
+            f"The fused kernels cannot be used on this machine: {_broken[0]} Everything still works, slower, in plain "
+            "torch. `diffrender doctor` says more."
+        )
+        return _broken[0]
+    _loaded.add((what, str(device)))
+    return None
+
+
+def in_cache(module: Any) -> bool:
+    """Whether a warp module has been compiled before, by this version of warp for this source."""
+    return (Path(start().config.kernel_cache_dir) / module.get_module_identifier()).is_dir()
+
+
+def in_tiles(launch: Callable[[int, int], None], count: int, smallest: int = 2048) -> None:
+    """Call launch(start, stop) for all of `count` rays, in tiles on as many threads as torch uses.
+
+    A launch on the CPU runs on one thread and releases the interpreter's lock. More tiles than threads even out that
+    rays through the middle are longer.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or count < 2 * smallest:
+        launch(0, count)
+        return
+    tile = max(smallest, -(-count // (8 * threads)))
+    futures = [_pool(threads).submit(launch, n, min(n + tile, count)) for n in range(0, count, tile)]
+    for future in futures:
+        future.result()
+
+
+def at_once(launches: list[Callable[[], None]]) -> None:
+    """Run all launches, each on a thread of its own, and wait."""
+    if len(launches) == 1:
+        launches[0]()
+        return
+    for future in [_pool(torch.get_num_threads()).submit(launch) for launch in launches]:
+        future.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="diffrender-rays")
