@@ -1,0 +1,37 @@
+"""An array that is filled slice by slice: what keeps a large series from being held twice."""
+
+import numpy as np
+
+INT16 = np.iinfo(np.int16)
+
+
+class Filling:
+    """Values (k, j, i), int16 as long as every slice fits, float32 from the first one that does not.
+
+    The change copies what is there, which for a moment takes 1.5 times the final array.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]):
+        self.values = np.empty(shape, np.int16)
+
+    def put(self, k: int, numbers: np.ndarray) -> None:
+        """Take slice `k`, (j, i), whole numbers or not."""
+        if self.values.dtype == np.int16 and not fits_int16(numbers):
+            wider = np.empty(self.values.shape, np.float32)
+            wider[...] = self.values
+            self.values = wider
+        self.values[k] = numbers
+
+
+def fits_int16(numbers: np.ndarray) -> bool:
+    """Whether whole numbers, and each within int16; what is stored as floating point stays so."""
+    return numbers.dtype.kind in "iu" and bool(numbers.min() >= INT16.min and numbers.max() <= INT16.max)
+
+
+def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """stored * slope + intercept; whole numbers stay whole where slope and intercept are."""
+    if slope == 1 and intercept == 0:
+        return stored
+    if stored.dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer():
+        return stored.astype(np.int64) * int(slope) + int(intercept)
+    return stored * np.float64(slope) + intercept

@@ -1,0 +1,107 @@
+"""NRRD and MetaImage, read by SimpleITK."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffrender.errors import GeometryError, ImageError, PathError
+from diffrender.io.files import check_memory, found
+from diffrender.volume import Volume, check_affine
+
+RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_itk(path: str | Path) -> Volume:
+    """A volume from .nrrd, .nhdr, .mha or .mhd. Its numbers count as HU: these formats have no word on it.
+
+    Whole numbers that fit come as int16, others as float32. Numbers of 64 bit, and whole ones of 32 that fit into 16,
+    are held beside their shorter copy for a moment: three times the final volume.
+    Raises: ImageError, GeometryError, PathError, MemoryNeedError.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(found(path)))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as problem:
+        raise _unreadable(path, problem) from None
+    size = reader.GetSize()
+    _check_size(path, size, reader.GetNumberOfComponents())
+    check_memory(path, 1.02 * np.prod(size, dtype=float) * _bytes_per_voxel(reader.GetPixelID()))
+    affine = _affine(path, reader)
+    try:
+        image = reader.Execute()
+    except RuntimeError as problem:
+        raise _unreadable(path, problem) from None
+    return Volume(torch.from_numpy(_values(image)), torch.from_numpy(affine), source=str(path))
+
+
+def _check_size(path: str | Path, size: tuple[int, ...], components: int) -> None:
+    extent = " x ".join(str(n) for n in size)
+    if components > 1 or len(size) > 3:
+        raise ImageError(
+            f"{path} holds {components} numbers a voxel on {len(size)} axes ({extent}): colours, vectors or a series of "
+            "volumes. A CT has one number a voxel on three axes; save the one volume that you mean by itself."
+        )
+    if len(size) < 3 or 1 in size:
+        raise ImageError(
+            f"{path} is 2D or one slice only: {extent} voxels. A volume has at least two slices along each of three axes; "
+            "give the whole scan."
+        )
+
+
+def _bytes_per_voxel(pixel: int) -> int:
+    """Memory that reading takes at its highest."""
+    import SimpleITK as sitk  # noqa: N813
+
+    return {sitk.sitkInt16: 2, sitk.sitkInt8: 3, sitk.sitkUInt8: 3, sitk.sitkFloat32: 4, sitk.sitkFloat64: 12}.get(pixel, 6)
+
+
+def _affine(path: str | Path, reader) -> np.ndarray:
+    spacing = np.array(reader.GetSpacing())
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise GeometryError(
+            f"{path} has a spacing that is negative, zero or missing: {' x '.join(f'{s:.4g}' for s in spacing)} mm. "
+            "Lengths along rays need it; write the volume again with its true spacing."
+        )
+    lps_from_voxel = np.eye(4)
+    lps_from_voxel[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * spacing
+    lps_from_voxel[:3, 3] = reader.GetOrigin()
+    affine = RAS_FROM_LPS @ lps_from_voxel
+    check_affine(torch.from_numpy(affine), f"{path}: its affine")
+    return affine
+
+
+class _Buffer:
+    """ITK's own numbers as an array without a copy; the array keeps this, and this keeps the image alive."""
+
+    def __init__(self, image, view: np.ndarray):
+        self.image = image
+        self.__array_interface__ = view.__array_interface__
+
+
+def _values(image) -> np.ndarray:
+    import SimpleITK as sitk  # noqa: N813
+
+    stored = sitk.GetArrayViewFromImage(image)
+    if stored.dtype == np.float32 or stored.dtype == np.int16:
+        return np.asarray(_Buffer(image, stored))
+    if stored.dtype.kind == "f":
+        return stored.astype(np.float32)
+    low, high = stored.min(), stored.max()
+    return stored.astype(np.int16 if low >= -32768 and high <= 32767 else np.float32)
+
+
+def _unreadable(path: str | Path, problem: RuntimeError) -> PathError | GeometryError:
+    words = str(problem)
+    if "direction" in words.lower() or "spacing" in words.lower():
+        return GeometryError(
+            f"{path}: its affine is singular, sheared, or has a negative or missing spacing, so voxels have no volume. Its "
+            "header is damaged; write the volume again."
+        )
+    return PathError(
+        f"{path} cannot be read: it is truncated or damaged, or the file that its header names is not there. Fetch it "
+        f"again. (ITK: {words.splitlines()[-1][:200]})"
+    )
