@@ -1,0 +1,84 @@
+"""Label maps in image files: multi-label NIfTI, NRRD and MHA, and Slicer's .seg.nrrd with its segments' header fields.
+
+Source: Slicer's developer guide, "Segmentation labelmap file format (.seg.nrrd)": own extent, one layer for all
+segments that do not overlap, Segment<N>_LabelValue, _Layer, _Name, _Color.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from diffrender.errors import LabelError
+from diffrender.io.label_sources import LabelSource, Structure, lattice_of, layers_of, read_image, values_in
+
+
+def read_segmentation(path: Path, shown: str) -> LabelSource:
+    """A label map or a .seg.nrrd. Raises: LabelError, PathError, GeometryError."""
+    image = read_image(path, shown)
+    segments = _segments(image)
+    kind = _field(image, "Segmentation_SourceRepresentation") or _field(image, "Segmentation_MasterRepresentation")
+    if "fractional" in kind.lower():
+        raise LabelError(
+            f"{shown} holds a fractional label map of Slicer, a share for each voxel instead of yes or no. Make "
+            "'Binary labelmap' its source representation in Slicer's Segmentations module, and save it again."
+        )
+    if image.GetNumberOfComponentsPerPixel() > 1 and not segments and _field(image, "NRRD_kinds[pixel]") != "list":
+        raise LabelError(
+            f"{shown} holds {image.GetNumberOfComponentsPerPixel()} numbers for each voxel (colours or vectors): "
+            "labels are one id for each. Export the label map itself."
+        )
+    layers = layers_of(image, shown)
+    lattice = lattice_of(image)
+    structures = _structures(layers, segments)
+    return LabelSource(shown, structures, ((layer, lattice) for layer in layers))
+
+
+def read_segment_colours(path: str | os.PathLike) -> dict[int, tuple[float, float, float]]:
+    """{id: (red, green, blue)} in 0..1 of a .seg.nrrd, by the ids that `read_labels` gives; empty for other files.
+
+    Raises: LabelError, PathError, GeometryError.
+    """
+    source = read_segmentation(Path(path), str(path))
+    return {structure.id: structure.colour for structure in source.structures if structure.colour is not None}
+
+
+def _structures(layers: np.ndarray, segments: list[dict[str, str]]) -> tuple[Structure, ...]:
+    """The segments that the header lists, in its order, and after them values that it does not list."""
+    found = []
+    for n, segment in enumerate(segments):
+        # Before Slicer 4.11 each segment had a layer of its own and neither field.
+        layer = int(segment.get("Layer", n if len(layers) > 1 else 0))
+        found.append((layer, int(segment.get("LabelValue", 1)), segment.get("Name"), _colour(segment.get("Color"))))
+    listed = {(layer, value) for layer, value, _, _ in found}
+    counts = [values_in(layer) for layer in layers]
+    for layer, values in enumerate(counts):
+        found += [(layer, value, None, None) for value in values if (layer, value) not in listed]
+    unique = len({value for _, value, _, _ in found}) == len(found)  # a value may stand again in another layer
+    return tuple(
+        Structure(value if unique else n, name, layer, value, colour, counts[layer].get(value, 0))
+        for n, (layer, value, name, colour) in enumerate(found, 1)
+    )
+
+
+def _segments(image: SimpleITK.Image) -> list[dict[str, str]]:
+    """The fields of each segment {"Name": ..., "LabelValue": ...}, in the order of their numbers."""
+    segments: dict[int, dict[str, str]] = {}
+    for key in image.GetMetaDataKeys():
+        match = re.fullmatch(r"Segment(\d+)_(\w+)", key)
+        if match:
+            segments.setdefault(int(match[1]), {})[match[2]] = image.GetMetaData(key)
+    return [segments[n] for n in sorted(segments)]
+
+
+def _field(image: SimpleITK.Image, key: str) -> str:
+    return image.GetMetaData(key) if image.HasMetaDataKey(key) else ""
+
+
+def _colour(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    red, green, blue = (float(part) for part in text.split()[:3])
+    return red, green, blue
