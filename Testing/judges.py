@@ -82,7 +82,7 @@ def _in_voxels(world_from_voxel, source, directions) -> tuple[np.ndarray, np.nda
 
 
 def _span(origin, steps, low, high) -> tuple[np.ndarray, np.ndarray]:
-    """Where each ray enters and leaves the box [low, high], mm from the source, never behind it; far < near: it misses."""
+    """Where each ray enters and leaves a box, mm from the source and never behind it; far < near where it misses."""
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = (low - origin) / steps, (high - origin) / steps
     # Parallel to a pair of planes: between them there is no bound, outside them no crossing.

@@ -37,7 +37,7 @@ def test_chords_are_the_share_of_points_inside(shape):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_chords_begin_at_a_source_inside(shape):
     _, directions = fan((5, 4))
-    source = CENTRE + (3.0, -5.0, 4.0)
+    source = np.add(CENTRE, [3.0, -5.0, 4.0])
     through = shape.chords(source - 300 * directions[0], directions[:1])
     both = shape.chords(source, directions[:1]) + shape.chords(source, -directions[:1])
     assert both == pytest.approx(through, abs=1e-9)  # rounding alone
@@ -46,7 +46,7 @@ def test_chords_begin_at_a_source_inside(shape):
 
 def test_gaussians_integrate_to_an_error_function():
     cloud = phantoms.smooth(CENTRE)
-    for source, directions in (fan((7, 5)), (CENTRE + (4.0, 2.0, -7.0), fan((7, 5))[1])):
+    for source, directions in (fan((7, 5)), (np.add(CENTRE, [4.0, 2.0, -7.0]), fan((7, 5))[1])):
         points, step = along(source, directions, length=560.0, step=0.5)
         # Midpoint sums of a Gaussian of 9 mm are exact to 1e-9; one cut off at the source errs by step**2 / 24 of its
         # slope there (0.002 per mm): 2e-5.
