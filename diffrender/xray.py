@@ -10,8 +10,16 @@ from torch import Tensor
 
 from diffrender.camera import Camera
 from diffrender.errors import ImageError, SettingError, UnitError
-from diffrender.physics.attenuation import HU_AIR, water_attenuation
-from diffrender.rays.line import Prepared, PreparedLabels, integrate_with_labels, line_integrals, prepare, prepare_labels
+from diffrender.physics.attenuation import HU_AIR, linear_map
+from diffrender.rays.line import (
+    MOST_LABELS,
+    Prepared,
+    PreparedLabels,
+    integrate_with_labels,
+    line_integrals,
+    prepare,
+    prepare_labels,
+)
 from diffrender.volume import Volume
 
 KINDS = ("log-attenuation", "intensity")
@@ -91,3 +99,90 @@ class Radiograph:
         low, high = self.pixels.amin().item(), self.pixels.amax().item()
         labels = f", {len(self.ids)} labels" if self.ids else ""
         return f"Radiograph({self.kind} {low:.4g} to {high:.4g}{labels}, {self.camera})"
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A volume made ready for many radiographs with the same settings: `radiograph` takes it in a volume's place."""
+
+    volume: Volume
+    settings: RadiographSettings
+    attenuation: Prepared
+    labels: tuple[PreparedLabels, ...]
+
+
+def scene_of(volume: Volume, settings: RadiographSettings | None = None) -> Scene:
+    """Pad the volume and its labels once; a radiograph then costs only its rays.
+
+    Raises: UnitError where the values are not HU.
+    """
+    settings = settings or RadiographSettings()
+    if volume.unit != "HU":
+        raise UnitError(
+            f"{volume.source or 'This volume'} holds values in unit {volume.unit!r}, not Hounsfield units, so what they "
+            "attenuate is unknown (MR, or a CT without rescale). Give a CT; pictures of such a volume are made by "
+            "volume rendering instead."
+        )
+    scale, offset = linear_map(settings.energy)
+    ids = volume.label_ids if settings.labels else ()
+    parts = [ids[n : n + MOST_LABELS] for n in range(0, len(ids), MOST_LABELS)]
+    labels = [prepare_labels(_layers(volume, part), part) for part in parts]
+    return Scene(volume, settings, prepare(volume.values, scale, offset, floor=HU_AIR), tuple(labels))
+
+
+@overload
+def radiograph(volume: Volume | Scene, camera: Camera, settings: RadiographSettings | None = None) -> Radiograph: ...
+@overload
+def radiograph(
+    volume: Volume | Scene, camera: Sequence[Camera], settings: RadiographSettings | None = None
+) -> list[Radiograph]: ...
+
+
+def radiograph(
+    volume: Volume | Scene, camera: Camera | Sequence[Camera], settings: RadiographSettings | None = None
+) -> Radiograph | list[Radiograph]:
+    """Take a radiograph of a CT, with the path through each of its labels.
+
+    Args:
+        volume: HU, or a `Scene` that holds them ready (then with the scene's settings).
+        camera: one, or a sequence of them for a list of radiographs.
+        settings: what is made of the rays; by default log-attenuation at 70 keV and hard masks.
+    Returns: what the camera sees; `pixels` are differentiable in `volume.values` where those carry a gradient.
+    Raises: UnitError where the values are not HU, SettingError, LabelError, BackendError.
+    Source: Beer and Lambert, I = I0 exp(-p), p the line integral of attenuation.
+    """
+    scene = volume if isinstance(volume, Scene) else scene_of(volume, settings)
+    if not isinstance(camera, Camera):
+        return [radiograph(scene, one) for one in camera]
+    settings, lattice = scene.settings, scene.volume.world_from_voxel
+    ids = tuple(label for part in scene.labels for label in part.ids)
+    passes = [integrate_with_labels(scene.attenuation, part, lattice, camera, settings.backend) for part in scene.labels]
+    if passes and scene.attenuation.values is None:
+        p = passes[0][0]
+    else:
+        p = line_integrals(scene.attenuation, lattice, camera, backend=settings.backend)
+    lengths = torch.cat([length for _, length in passes]) if passes else None
+    pixels = (p if settings.kind == "log-attenuation" else torch.exp(-p)).to(torch.float32)
+    return Radiograph(
+        pixels[None],
+        settings.kind,
+        camera,
+        lengths,
+        None if lengths is None else _masks(lengths, settings),
+        ids,
+        scene.volume.names,
+        scene.volume.source,
+        scene.volume.header,
+    )
+
+
+def _masks(lengths: Float[Tensor, "label h w"], settings: RadiographSettings) -> Shaped[Tensor, "label h w"]:
+    if settings.masks == "hard":
+        return lengths > settings.threshold
+    return (lengths / (2 * settings.threshold)).clamp(max=1.0)
+
+
+def _layers(volume: Volume, ids: Sequence[int]) -> Tensor:
+    labels = volume.labels
+    assert labels is not None
+    return labels if labels.ndim == 3 else labels[[volume.label_ids.index(n) for n in ids]]

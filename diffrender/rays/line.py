@@ -4,6 +4,7 @@ Joseph's method on the trilinear interpolant; `line_kernel` holds the fused kern
 """
 
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,7 +126,7 @@ def prepare(
     inner = padded[PAD:-PAD, PAD:-PAD, PAD:-PAD]
     inner.copy_(values.detach())
     if floor is not None and not carries:
-        inner.clamp_(min=floor)
+        inner.clamp_(min=floor if inner.is_floating_point() else math.ceil(floor))
     return Prepared(padded, float(scale), float(offset), values if carries else None, (k, j, i), np.eye(4))
 
 
