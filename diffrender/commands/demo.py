@@ -1,0 +1,43 @@
+"""`diffrender demo`: every pipeline on one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffrender.commands.console import Console, Debug, Json, example
+from diffrender.commands.target import check_writable
+from diffrender.errors import PathError, SettingError
+
+EXAMPLE = example("diffrender demo -o demo")
+NEED = 50 * 2**20  # bytes; the page holds all its pictures
+
+
+def demo(
+    context: typer.Context,
+    ct: Annotated[
+        str | None, typer.Option(metavar="F", help="A CT of yours instead of the torso that we draw.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="F", help="Its labels.")] = None,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="The folder of the page.")] = "demo",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run everything the library does and write one HTML page with the pictures, figures and settings.
+
+    With --json the line "cancel" on stdin, or its end, stops it.
+    """
+    console: Console = context.obj
+    if labels is not None and ct is None:
+        raise SettingError(f"--labels {labels} belongs to a CT; give that too, with --ct.")
+    for path in filter(None, (ct, labels)):
+        if not Path(path).expanduser().exists():
+            raise PathError(f"{path} does not exist. Check the path, and put quotes round one with spaces.")
+    check_writable(Path(out), NEED)
+    from diffrender.demo import write_demo
+
+    with console.listening():
+        page = write_demo(
+            Path(out), None if ct is None else Path(ct), None if labels is None else Path(labels), console.progress
+        )
+    console.result({"page": page, "files": [page]}, f"The page is here; open it in a browser:\n{page.resolve()}")

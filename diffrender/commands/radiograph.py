@@ -1,0 +1,231 @@
+"""`diffrender radiograph`: a CT in, a radiograph out."""
+
+import re
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffrender.commands.console import Console, Debug, Json, example
+from diffrender.commands.target import Target, check_overwrites, check_writable, suffix_of, target_of
+from diffrender.errors import GeometryError, SettingError
+from diffrender.jobs import Progress
+
+if TYPE_CHECKING:
+    from diffrender import Camera, Radiograph
+
+EXAMPLE = example("diffrender radiograph ct.nii.gz --labels labels.nii.gz --preset pelvis-ap -o pelvis.png")
+READABLE = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".zip", ".dcm", ".dicom", ".ima")
+SIZE = 512  # px; sharp enough on a screen, a second or two on a laptop
+LARGEST = 16384  # px; the largest real detectors have 4300
+BYTES_A_PIXEL = 16  # on disk, all files of one picture together; labels are packed
+LISTED = 16  # labels named on the screen; the JSON line has them all
+WORDS = {"R": "right", "L": "left", "A": "front", "P": "back", "H": "head", "F": "feet"}
+
+
+def radiograph(
+    context: typer.Context,
+    ct: Annotated[str, typer.Argument(metavar="CT", help="NIfTI, NRRD, MHA, or a DICOM file, folder or zip.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F", help="Labels to project: NIfTI, NRRD, .seg.nrrd, DICOM SEG or RTSTRUCT, a folder of masks."
+        ),
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="F", help="Names of the labels: CSV or JSON, or totalsegmentator-v1 or -v2.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(metavar="S", help="Which DICOM series, where CT holds several.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Where it is taken from: frontal (the default), chest-pa, pelvis-ap, ..."),
+    ] = None,
+    camera: Annotated[
+        str | None,
+        typer.Option(metavar="F", help="A camera's JSON file instead of a preset; a list of cameras gives a folder."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N", help=f"N x N pixels, or HEIGHTxWIDTH; {SIZE}, or what the camera says.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(metavar="MM", help="Pixels of the detector [mm]; by default it is as large as the CT needs."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="log-attenuation (bone bright) or intensity (bone dark).")
+    ] = "log-attenuation",
+    energy: Annotated[float, typer.Option(metavar="KEV", help="At which HU become attenuation [keV].")] = 70.0,
+    masks: Annotated[str, typer.Option(help="hard or soft masks of the labels.")] = "hard",
+    threshold: Annotated[
+        float, typer.Option(metavar="MM", help="A label is seen where its path is longer [mm].")
+    ] = 1.0,
+    backend: Annotated[str, typer.Option(help="auto, torch or warp.")] = "auto",
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="No patient fields in DICOM output.")] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE|DIR",
+            help="PNG, NIfTI, TIFF or DICOM file, or a folder. By default CT-PRESET.png in the working directory.",
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Take a radiograph of a CT, with its labels projected where there are some.
+
+    Beside the picture NAME.png lie NAME.camera.json (the camera), NAME.provenance.json (versions, settings, hashes),
+    NAME.preview.png (8 bits, for the eye, with the labels drawn in) and NAME.labels.npz (masks and path lengths).
+    """
+    import diffrender as dr
+    from diffrender.io.images import WRITERS
+    from diffrender.provenance import write_provenance
+
+    console: Console = context.obj
+    if camera is not None and (preset is not None or pixel_size is not None):
+        other = "--preset" if preset is not None else "--pixel-size"
+        raise SettingError(
+            f"--camera already says where the picture is taken from and how large its pixels are; leave out {other}."
+        )
+    settings = dr.RadiographSettings(kind, energy, masks, threshold, backend=backend)  # pyright: ignore[reportArgumentType]
+    shape = None if size is None else parse_size(size)
+    cameras = [] if camera is None else cameras_of(camera, shape)
+    preset = preset or "frontal"
+    count = max(1, len(cameras))
+    default = "radiograph" if anonymous else f"{stem_of(ct)}-{'radiograph' if cameras else preset}"
+    target = target_of(out, default, "radiograph", tuple(WRITERS), count)
+    h, w = cameras[0].image_size if cameras else shape or (SIZE, SIZE)
+    check_writable(target.folder, count * h * w * BYTES_A_PIXEL)
+    inputs = [path for path in (ct, labels, names, camera) if path is not None]
+    check_overwrites([target.file(n=n) for n in range(count)], inputs)
+
+    console.progress(Progress(0, count + 1), f"Reading {ct}")
+    volume = dr.read_volume(ct, labels=labels, names=names, series=series)
+    cameras = cameras or [dr.preset(preset, volume, image_size=(h, w), pixel_size=pixel_size)]
+    files, shown = [], []
+    for n, view in enumerate(cameras):
+        console.progress(Progress(n + 1, count + 1), "Casting rays")
+        picture = dr.radiograph(volume, view, settings)
+        files += write_all(picture, target, n, anonymous)
+        shown.append(summary_of(picture, target.file(n=n), threshold))
+    console.progress(Progress(count + 1, count + 1), "Casting rays")
+    made = {
+        "series": series,
+        "preset": None if camera else preset,
+        "anonymous": anonymous,
+        "cameras": cameras,
+        **asdict(settings),
+    }
+    output = target.folder if target.whole_folder else target.file()
+    files.append(write_provenance(output, console.command, made, [path for path in inputs if Path(path).exists()]))
+    text = "\n".join(
+        [*(sentence for picture in shown for sentence in sentences(picture)), "Written:", *(f"  {f}" for f in files)]
+    )
+    console.result({"files": files, "pictures": shown}, text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) from "512" or "512x400". Raises: SettingError."""
+    match = re.fullmatch(r"\s*(\d+)\s*(?:[x×*,]\s*(\d+)\s*)?", text)
+    sizes = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(1 <= n <= LARGEST for n in sizes):
+        raise SettingError(
+            f"--size is a number of pixels from 1 to {LARGEST}, as 512, or HEIGHTxWIDTH, as 512x400; not {text!r}."
+        )
+    return sizes
+
+
+def cameras_of(path: str, shape: tuple[int, int] | None) -> list["Camera"]:
+    """The cameras of a file, with `shape` pixels where that is given. Raises: PathError, GeometryError."""
+    from diffrender.camera import read_cameras
+
+    cameras = read_cameras(path)
+    if not cameras:
+        raise GeometryError(f"{path} holds an empty list, no camera. Give one camera or more.")
+    return cameras if shape is None else [camera.resized(shape) for camera in cameras]
+
+
+def stem_of(ct: str) -> str:
+    """What outputs are called after: the name of a file without its ending, or of a folder."""
+    name = Path(ct).name or Path(ct).resolve().name or "radiograph"
+    return name[: len(name) - len(suffix_of(name, READABLE))] or name
+
+
+def write_all(radiograph: "Radiograph", target: Target, n: int, anonymous: bool) -> list[Path]:
+    """The n-th picture and what lies beside it: all of it, or nothing. Raises: OutputError."""
+    from diffrender.io.images import write_radiograph
+    from diffrender.io.whole import write_whole
+
+    files: list[Path] = []
+    try:
+        files += write_radiograph(radiograph, target.file(n=n), anonymous=anonymous)
+        files.append(write_whole(target.file(".camera.json", n), dumps(radiograph.camera.to_dict(), indent=2) + "\n"))
+        files.append(_write_preview(radiograph, target.file(".preview.png", n)))
+    except BaseException:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
+    return files
+
+
+def _write_preview(radiograph: "Radiograph", path: Path) -> Path:
+    from PIL import Image
+
+    from diffrender.display import annotated
+    from diffrender.io.whole import whole
+
+    with whole(path) as file:
+        Image.fromarray(annotated(radiograph)).save(file, format="PNG")
+    return path
+
+
+def summary_of(radiograph: "Radiograph", file: Path, threshold: float) -> dict[str, Any]:
+    """What a picture shows, as plain data."""
+    pixels = radiograph.pixels
+    labels = []
+    if radiograph.path_lengths is not None:
+        seen = (radiograph.path_lengths > threshold).sum(dim=(1, 2)).tolist()
+        labels = [
+            {"id": i, "name": radiograph.label_name(i), "pixels": n} for i, n in zip(radiograph.ids, seen, strict=True)
+        ]
+    return {
+        "file": file,
+        "kind": radiograph.kind,
+        "lowest": pixels.amin().item(),
+        "highest": pixels.amax().item(),
+        "camera": radiograph.camera.to_dict(),
+        "orientation": radiograph.camera.orientation(),
+        "seen_from_detector": radiograph.camera.mirrored,
+        "labels": labels,
+    }
+
+
+def sentences(picture: dict[str, Any]) -> list[str]:
+    """The same for a person."""
+    (h, w), (row, column) = picture["camera"]["image_size"], picture["camera"]["pixel_size"]
+    shade = "bone bright" if picture["kind"] == "log-attenuation" else "bone dark"
+    sides = {
+        edge: " and ".join(WORDS[letter] for letter in letters) for edge, letters in picture["orientation"].items()
+    }
+    extent = f"{picture['lowest']:.3g} to {picture['highest']:.3g}"
+    seen_from = "detector" if picture["seen_from_detector"] else "source"
+    lines = [
+        f"{picture['file']}: {picture['kind']} ({shade}) {extent}, {h} x {w} pixels of {row:.3g} x {column:.3g} mm",
+        f"  The patient's {sides['left']} is on the image's left, {sides['right']} on its right, {sides['top']} on top, "
+        + f"{sides['bottom']} at the bottom; seen from the {seen_from}.",
+    ]
+    if picture["labels"]:
+        seen = [label["name"] for label in picture["labels"] if label["pixels"]]
+        missing = [label["name"] for label in picture["labels"] if not label["pixels"]]
+        lines.append(f"  Labels seen, {len(seen)} of {len(picture['labels'])}: {_listed(seen)}.")
+        if missing:
+            lines.append(f"  Labels outside the picture: {_listed(missing)}.")
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return (", ".join(names[:LISTED]) or "none") + more
