@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -77,7 +78,9 @@ def write_dicom(
         _private(dataset, radiograph, slope, intercept)
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.save_as(file, enforce_file_format=True)
+        buffer = BytesIO()  # where a disk is full, pydicom wraps that into an error of its own
+        dataset.save_as(buffer, enforce_file_format=True)
+    file.write(buffer.getvalue())
 
 
 def c_arm_angles(camera: Camera) -> tuple[float, float]:
@@ -117,7 +120,7 @@ def _patient_and_study(dataset: Dataset, header: Mapping[str, Any], anonymous: b
     for keyword in (*PATIENT, *STUDY):
         value = header.get(keyword)
         if value not in (None, "") or keyword in EMPTY_IF_UNKNOWN:
-            setattr(dataset, keyword, "" if value is None else value)
+            setattr(dataset, keyword, "" if value is None else _values_of(value))
     if not dataset.get("StudyInstanceUID"):
         dataset.StudyInstanceUID = generate_uid()
     frame = header.get("FrameOfReferenceUID") or (generate_uid() if anonymous else None)
@@ -136,7 +139,8 @@ def _source(dataset: Dataset, header: Mapping[str, Any], original: Mapping[str, 
     dataset.LossyImageCompression = "00"
     if str(original.get("LossyImageCompression", "")) == "01":  # once lossy, always lossy (PS3.3 C.7.6.1.1.5)
         dataset.LossyImageCompression = "01"
-        dataset.LossyImageCompressionRatio = original.get("LossyImageCompressionRatio") or 1
+        if original.get("LossyImageCompressionRatio"):
+            dataset.LossyImageCompressionRatio = _values_of(original["LossyImageCompressionRatio"])
     instances = [
         _item(ReferencedSOPClassUID=header.get("SOPClassUID") or CTImageStorage, ReferencedSOPInstanceUID=uid)
         for uid in header.get("SOPInstanceUIDs") or ()
@@ -217,6 +221,11 @@ def _item(**attributes: Any) -> Dataset:
     for keyword, value in attributes.items():
         setattr(item, keyword, value)
     return item
+
+
+def _values_of(value: Any) -> Any:
+    """Several values are a list to pydicom, never a tuple."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _decimal(number: float) -> str:

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -169,8 +170,9 @@ def _write_png(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymo
 
 def _write_tiff(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
     row_step, column_step = radiograph.camera.pixel_size
+    buffer = BytesIO()  # tifffile's own words for a full disk do not say that it is full
     tifffile.imwrite(
-        file,
+        buffer,
         _float32(radiograph),
         photometric="minisblack",
         resolution=(10 / column_step, 10 / row_step),
@@ -179,6 +181,7 @@ def _write_tiff(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonym
         software=f"DiffRender {__version__}",
         metadata=None,
     )
+    file.write(buffer.getvalue())
 
 
 def _write_nifti(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
