@@ -61,9 +61,8 @@ def start(arguments):
     if not words or words[0] in ("-h", "--help", "help"):
         print((__doc__ or "").strip())
         return 0 if words else 2
-    python = suitable_python()
-    if python != sys.executable:
-        return become([python, os.path.abspath(__file__)] + arguments)
+    if sys.version_info[:2] not in SUITABLE:
+        return become(other_python() + [os.path.abspath(__file__)] + arguments)
     python = ensure_environment(ENVIRONMENT, project_requirements(*EXTRAS), CONSTRAINTS, wheelhouse)
     if words[0] in ("test", "bench"):
         os.chdir(ROOT)
@@ -98,7 +97,7 @@ def become(command):
     sys.stdout.flush()
     environment = dict(os.environ, PYTHONUTF8="1")  # names of files and people, on every console and pipe
     if os.name != "nt":
-        os.execve(command[0], command, environment)
+        os.execvpe(command[0], command, environment)
     child = subprocess.Popen(command, env=environment)
     while True:
         try:
@@ -110,39 +109,28 @@ def become(command):
 # Which Python
 
 
-def suitable_python():
-    """This Python where it is one of SUITABLE, otherwise the first such one on the machine."""
-    if sys.version_info[:2] in SUITABLE:
-        return sys.executable
+def other_python():
+    """The command of a SUITABLE Python on this machine, which is not the one that reads this."""
     this = "Python {0}.{1}".format(*sys.version_info[:2])
-    for command in other_pythons():
-        path = ask(command, "print(sys.executable)") if version_of(*command) else ""
-        if path:
-            say("{0} is not one of 3.10 to 3.12; going on with {1}.".format(this, path))
-            return path
+    commands = [[python_in(ENVIRONMENT)]]
+    for version in SUITABLE:
+        commands += [["py", "-{0}.{1}".format(*version)]] if os.name == "nt" else []
+        commands += [["python{0}.{1}".format(*version)]]
+    for command in commands:
+        if version_of(*command):
+            say("{0} is not one of 3.10 to 3.12; going on with {1}.".format(this, " ".join(command)))
+            return command
     raise SetupError(
         "DiffRender needs Python 3.10 to 3.12, this is {0}, and no other one was found here; "
         "install Python 3.11 and type the same again.".format(this)
     )
 
 
-def other_pythons():
-    yield [python_in(ENVIRONMENT)]
-    for version in SUITABLE:
-        if os.name == "nt":
-            yield ["py", "-{0}.{1}".format(*version)]
-        yield ["python{0}.{1}".format(*version)]
-
-
 def version_of(*command):
     """The version of the Python that `command` starts: '3.11.7'; '' where it does not start or is not SUITABLE."""
-    version = ask(command, "print('.'.join(map(str, sys.version_info[:3])))")
-    return version if numbers(version)[:2] in SUITABLE else ""
-
-
-def ask(command, question):
-    status, answer, _ = run_quietly(list(command) + ["-c", "import sys; " + question])
-    return "" if status else answer.strip()
+    question = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
+    status, answer, _ = run_quietly(list(command) + ["-c", question])
+    return answer.strip() if status == 0 and numbers(answer)[:2] in SUITABLE else ""
 
 
 def numbers(version):
@@ -173,9 +161,10 @@ def ensure_environment(folder, requirements, constraints=None, wheelhouse=None):
     if version and read(stamp_in(folder)) == fingerprint(folder, version, requirements, pinned):
         return python
     ensure_system_libraries()
-    if not version or not has_pip(python):
+    if not version:
         make_environment(folder)
         version = version_of(python)
+    ensure_pip(folder)
     install(folder, requirements, pinned, wheelhouse)
     link_to_project(folder)
     write(stamp_in(folder), fingerprint(folder, version, requirements, pinned))
@@ -246,25 +235,31 @@ def versions_in(folder, ending):
     return found
 
 
-def has_pip(python):
-    for arguments in (["-m", "pip", "--version"], ["-m", "ensurepip"]):
-        if run_quietly([python] + arguments)[0] == 0:
-            return True
-    return False
-
-
 def make_environment(folder):
-    if os.path.lexists(folder) and list_folder(folder) != []:
+    if list_folder(folder) or os.path.islink(folder):
         say("{0} is broken, or of another Python: making it anew.".format(folder))
     else:
         say("making {0} with Python {1}.{2}.".format(folder, *sys.version_info[:2]))
-    ensure_venv_module()
     base = getattr(sys, "_base_executable", None) or sys.executable  # not the python of the folder to be cleared
-    status, _, errors = run_quietly([base, "-m", "venv", "--clear", folder])
+    status, _, errors = run_quietly([base, "-m", "venv", "--without-pip", "--clear", folder])
     if status:
         raise SetupError(
             sentence_for(errors, folder)
             or "The virtual environment {0} could not be made ({1}).".format(folder, last_line(errors))
+        )
+
+
+def ensure_pip(folder):
+    if run_pip(python_in(folder), ["--version"])[0] == 0:
+        return
+    ensure_venv_module()
+    status, _, errors = run_quietly([python_in(folder), "-m", "ensurepip", "--default-pip"])
+    if status:
+        raise SetupError(
+            sentence_for(errors, folder)
+            or "pip does not start in {0} ({1}): delete this folder and type the same again.".format(
+                folder, last_line(errors)
+            )
         )
 
 
@@ -331,7 +326,11 @@ def install(folder, requirements, pinned, wheelhouse):
     quiet = [] if sys.stdout.isatty() else ["--quiet"]  # on a terminal pip draws its progress
     status, _, errors = run_pip(python, ["install", "--no-user"] + quiet + arguments, show=True)
     if status:
-        raise SetupError(sentence_for(errors, folder, wheelhouse) or "pip could not install it: " + last_line(errors))
+        raise SetupError(
+            sentence_for(errors, folder)
+            or (wheelhouse and lacking_in(wheelhouse, [name for name in missing if name not in offered], errors))
+            or "pip could not install it: " + last_line(errors)
+        )
 
 
 def name_of(requirement):
@@ -425,11 +424,11 @@ def in_bytes(size):
 
 
 def in_words(names):
-    return ", ".join(names[:3]) + (" and {0} more".format(len(names) - 3) if len(names) > 3 else "")
+    return ", ".join(names[:3]) + (", {0} more".format(len(names) - 3) if len(names) > 3 else "")
 
 
 def run_pip(python, arguments, show=False):
-    return run_quietly([python, "-m", "pip", "--disable-pip-version-check"] + arguments, show=show)
+    return run_quietly([python, "-m", "pip", "--disable-pip-version-check", "--retries", "3"] + arguments, show=show)
 
 
 def run_quietly(command, environment=None, show=False):
@@ -477,23 +476,25 @@ MEANINGS = (
 )
 
 
-def sentence_for(errors, folder, wheelhouse=None):
+def sentence_for(errors, folder):
     """What the errors of pip, venv or the system mean, in one sentence; '' where they say nothing known."""
-    lacking = re.search(r"No matching distribution found for (\S+)", errors)
-    if wheelhouse and lacking:
-        return (
-            "The folder {0} has no wheel of {1} for this Python and system; 'python -m pip download --dest DIR "
-            "--constraint constraints.txt ...' on a machine like this one, with network, fetches it."
-        ).format(wheelhouse, lacking.group(1))
     for pattern, meaning in MEANINGS:
         if re.search(pattern, errors):
             return meaning.format(folder=folder)
     return ""
 
 
+def lacking_in(wheelhouse, missing, errors):
+    named = re.findall(r"No matching distribution found for (\S+)|Cannot install (\S+)", errors)
+    return (
+        "The folder {0} has no wheel of {1} for this Python and system in the version that constraints.txt names; "
+        "docs/publishing.md says how such a folder is filled."
+    ).format(wheelhouse, in_words(missing or ["".join(names) for names in named[:1]] or ["all that is needed"]))
+
+
 def last_line(errors):
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    marked = [line for line in lines if line.startswith("ERROR")]
+    marked = [line for line in lines if line.startswith("ERROR") and "ResolutionImpossible" not in line]
     return (marked or lines or ["it said nothing"])[-1]
 
 

@@ -20,7 +20,7 @@ LAYERS = (
     ("diffrender", "errors"),
     ("volume", "camera", "mesh", "pose", "jobs"),
     ("rays", "physics"),
-    ("xray", "views", "phantom"),
+    ("xray", "views", "phantom", "solids"),
     ("io",),
     ("dvr", "synth", "fit"),
     ("mrml", "demo"),
