@@ -46,7 +46,7 @@ def example(line: str) -> str:
 
 
 class Stopped(KeyboardInterrupt):
-    """The user stopped it: Ctrl-C, the line `cancel`, or the end of stdin. No Exception: nothing catches it by chance."""
+    """The user stopped it: Ctrl-C, the line `cancel`, or the end of stdin. No Exception, so that none catches it."""
 
 
 class Console:

@@ -164,7 +164,7 @@ def _accelerator() -> Iterator[Finding]:
         advice = "This torch is built for the CPU, so the GPU is idle. Install a CUDA build, as torch's own page says."
         yield Finding("GPU", f"{gpu}, not used", SLOW, advice)
     elif gpu:
-        advice = f"torch wants CUDA {torch.version.cuda}, which this driver lacks. Update it, or install torch for an older CUDA."
+        advice = f"torch wants CUDA {torch.version.cuda}, which this driver lacks. Update it, or take an older torch."
         yield Finding("GPU", f"{gpu}, not used", SLOW, advice)
     else:
         yield Finding("GPU", "none found: everything runs on the CPU")

@@ -37,7 +37,6 @@ XRAY_TAGS = (
     ("tube voltage [kV]", "KVP"),
     ("lossy compression", "LossyImageCompression"),
 )
-XRAYS = ("CR", "DX", "XA", "RF", "RG", "MG", "PX", "IO")  # DICOM's modalities of projections
 MOST_FRAMES = 8  # angles of a rotation run that are listed
 MOST_IDS = 256  # a label map has fewer different values, a CT has more
 
@@ -93,12 +92,13 @@ def _volume(path: str) -> Facts:
 
 def _dicom(path: str, place: Path) -> Facts:
     from diffrender.io import list_series
+    from diffrender.io.dicom_series import XRAY_MODALITIES
 
     if place.is_file() and (other := _dicom_labels(place)):
         return other
     series = list_series(path)
     volumes = [one for one in series if one.is_volume]
-    if len(series) == 1 and place.is_file() and series[0].modality in XRAYS:
+    if len(series) == 1 and place.is_file() and series[0].modality in XRAY_MODALITIES:
         return _dicom_xray(place)
     listed = [str(one) for one in series]
     if len(volumes) == 1:

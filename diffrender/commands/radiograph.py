@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = example("diffrender radiograph ct.nii.gz --labels labels.nii.gz --preset pelvis-ap -o pelvis.png")
 READABLE = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".zip", ".dcm", ".dicom", ".ima")
+CAMERA, PREVIEW = ".camera.json", ".preview.png"
 SIZE = 512  # px; sharp enough on a screen, a second or two on a laptop
 LARGEST = 16384  # px; the largest real detectors have 4300
 BYTES_A_PIXEL = 16  # on disk, all files of one picture together; labels are packed
@@ -81,8 +82,11 @@ def radiograph(
     NAME.preview.png (8 bits, for the eye, with the labels drawn in) and NAME.labels.npz (masks and path lengths).
     """
     import diffrender as dr
-    from diffrender.io.images import WRITERS
+    from diffrender.io.images import LABELS_SUFFIX, WRITERS
+    from diffrender.physics.attenuation import linear_map
     from diffrender.provenance import write_provenance
+    from diffrender.views import PRESETS
+    from diffrender.xray import scene_of
 
     console: Console = context.obj
     if camera is not None and (preset is not None or pixel_size is not None):
@@ -90,41 +94,48 @@ def radiograph(
         raise SettingError(
             f"--camera already says where the picture is taken from and how large its pixels are; leave out {other}."
         )
+    # A CT may take a minute to read: what can be wrong without it is asked before.
     settings = dr.RadiographSettings(kind, energy, masks, threshold, backend=backend)  # pyright: ignore[reportArgumentType]
+    linear_map(energy)
+    preset = preset or "frontal"
+    if preset not in PRESETS:
+        raise SettingError(f"{preset!r} is no preset; there are {', '.join(PRESETS)}.")
     shape = None if size is None else parse_size(size)
     cameras = [] if camera is None else cameras_of(camera, shape)
-    preset = preset or "frontal"
+    h, w = cameras[0].image_size if cameras else shape or (SIZE, SIZE)
     count = max(1, len(cameras))
     default = "radiograph" if anonymous else f"{stem_of(ct)}-{'radiograph' if cameras else preset}"
     target = target_of(out, default, "radiograph", tuple(WRITERS), count)
-    h, w = cameras[0].image_size if cameras else shape or (SIZE, SIZE)
-    check_writable(target.folder, count * h * w * BYTES_A_PIXEL)
     inputs = [path for path in (ct, labels, names, camera) if path is not None]
-    check_overwrites([target.file(n=n) for n in range(count)], inputs)
+    check_overwrites(
+        [target.file(ending, n) for n in range(count) for ending in ("", CAMERA, PREVIEW, LABELS_SUFFIX)], inputs
+    )
+    check_writable(target.folder, count * h * w * BYTES_A_PIXEL)
 
     console.progress(Progress(0, count + 1), f"Reading {ct}")
     volume = dr.read_volume(ct, labels=labels, names=names, series=series)
     cameras = cameras or [dr.preset(preset, volume, image_size=(h, w), pixel_size=pixel_size)]
+    scene = scene_of(volume, settings)
     files, shown = [], []
     for n, view in enumerate(cameras):
         console.progress(Progress(n + 1, count + 1), "Casting rays")
-        picture = dr.radiograph(volume, view, settings)
+        picture = dr.radiograph(scene, view)
         files += write_all(picture, target, n, anonymous)
         shown.append(summary_of(picture, target.file(n=n), threshold))
     console.progress(Progress(count + 1, count + 1), "Casting rays")
     made = {
-        "series": series,
+        **asdict(settings),
         "preset": None if camera else preset,
+        "series": series,
         "anonymous": anonymous,
         "cameras": cameras,
-        **asdict(settings),
     }
     output = target.folder if target.whole_folder else target.file()
     files.append(write_provenance(output, console.command, made, [path for path in inputs if Path(path).exists()]))
-    text = "\n".join(
-        [*(sentence for picture in shown for sentence in sentences(picture)), "Written:", *(f"  {f}" for f in files)]
+    lines = [line for picture in shown for line in sentences(picture)]
+    console.result(
+        {"files": files, "pictures": shown}, "\n".join([*lines, "Written:", *(f"  {file}" for file in files)])
     )
-    console.result({"files": files, "pictures": shown}, text)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -162,8 +173,9 @@ def write_all(radiograph: "Radiograph", target: Target, n: int, anonymous: bool)
     files: list[Path] = []
     try:
         files += write_radiograph(radiograph, target.file(n=n), anonymous=anonymous)
-        files.append(write_whole(target.file(".camera.json", n), dumps(radiograph.camera.to_dict(), indent=2) + "\n"))
-        files.append(_write_preview(radiograph, target.file(".preview.png", n)))
+        camera = dumps(radiograph.camera.to_dict(), indent=2) + "\n"
+        files.append(write_whole(target.file(CAMERA, n), camera))
+        files.append(_write_preview(radiograph, target.file(PREVIEW, n)))
     except BaseException:
         for file in files:
             file.unlink(missing_ok=True)
@@ -177,8 +189,10 @@ def _write_preview(radiograph: "Radiograph", path: Path) -> Path:
     from diffrender.display import annotated
     from diffrender.io.whole import whole
 
+    masks = radiograph.masks
+    seen = [] if masks is None else [i for i, mask in zip(radiograph.ids, masks > 0.5, strict=True) if mask.any()]
     with whole(path) as file:
-        Image.fromarray(annotated(radiograph)).save(file, format="PNG")
+        Image.fromarray(annotated(radiograph, seen)).save(file, format="PNG")
     return path
 
 
@@ -214,8 +228,7 @@ def sentences(picture: dict[str, Any]) -> list[str]:
     seen_from = "detector" if picture["seen_from_detector"] else "source"
     lines = [
         f"{picture['file']}: {picture['kind']} ({shade}) {extent}, {h} x {w} pixels of {row:.3g} x {column:.3g} mm",
-        f"  The patient's {sides['left']} is on the image's left, {sides['right']} on its right, {sides['top']} on top, "
-        + f"{sides['bottom']} at the bottom; seen from the {seen_from}.",
+        f"  Patient's {sides['left']} on the left, {sides['right']} on the right, {sides['top']} on top; from the {seen_from}.",
     ]
     if picture["labels"]:
         seen = [label["name"] for label in picture["labels"] if label["pixels"]]

@@ -33,11 +33,6 @@ class Target:
         stem = f"{n:04d}" if self.stem is None else self.stem
         return self.folder / f"{stem}{ending or self.suffix}"
 
-    @property
-    def provenance(self) -> Path:
-        """Where the provenance is written."""
-        return self.folder / "provenance.json" if self.whole_folder else self.file(".provenance.json")
-
 
 def target_of(out: str | None, default: str, stem: str, suffixes: Sequence[str], count: int = 1) -> Target:
     """What `-o` means: a folder if it is one, ends with a separator or takes several pictures; else a file.
