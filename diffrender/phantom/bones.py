@@ -50,14 +50,14 @@ def _vertebra(name: str, z: float, height: float, half_width: float, half_depth:
         """A place in the vertebra's own frame, which tilts with the spine."""
         return (x + side + above * up[0] / 16, back - behind + above * up[1] / 16, z + above - behind * -up[1] / 16)
 
-    reach, droop, length = (38, -2, 30) if lumbar else (29, 2, 26)
+    reach, droop, length = (38, -2, 30) if lumbar else (29, 2, 20)
     solids = [drum((x, y, z), up, half_width, half_depth, height / 2)]
     for s in (RIGHT, LEFT):
         solids += tube([at(s * half_width * 0.62, -3, 4), at(s * half_width * 0.68, 12, 3)], [5.2, 4.6])  # pedicle
         solids += tube([at(s * half_width * 0.68, 14, 2), at(s * 3, 23, -5)], [4.5, 3.8])  # lamina
         solids += tube([at(s * half_width * 0.72, 14, 2), at(s * reach, 18 if lumbar else 24, droop)], [4.6, 3.6])
         solids += tube([at(s * half_width * 0.8, 17, 11), at(s * half_width * 0.7, 18, -13)], [4.6, 4.8])  # facets
-    tip = at(0, 24 + length * (1.0 if lumbar else 0.75), -8 if lumbar else -22)
+    tip = at(0, 24 + length * (1.0 if lumbar else 0.75), -8 if lumbar else -16)
     return [*solids, *tube([at(0, 23, -4), tip], [3.2, 3.8], (1, 1, 0.5 if lumbar else 0.8))]
 
 

@@ -68,7 +68,7 @@ def _lung(side: int, cage: Solid, heart: Sequence[Solid]) -> Solid:
         for chamber in heart:
             kept = np.minimum(kept, chamber.distance(x, y, z) - 4)
         inside = np.maximum(cage.distance(x, y, z) + 9, (dome(side, x, y) - z) * 0.8)
-        return np.maximum(np.maximum(inside, -kept), 3 - side * from_spine)
+        return np.maximum(np.maximum(inside, -kept), 1 - side * from_spine)
 
     low_x, high_x = (-12.0, cage.high[0]) if side == RIGHT else (cage.low[0], 24.0)
     return Solid((low_x, *cage.low[1:]), (high_x, *cage.high[1:]), distance)
