@@ -15,9 +15,12 @@ _HOME = {
     "write_radiograph": "images",
 }
 
-__all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["list_series", "read_labels", "read_mesh", "read_volume", "write_mesh", "write_radiograph"]
 
 if TYPE_CHECKING:
+    from diffrender.io.images import write_radiograph
+    from diffrender.io.labels import read_labels
+    from diffrender.io.meshes import read_mesh, write_mesh
     from diffrender.io.volumes import list_series, read_volume
 
 

@@ -1,14 +1,17 @@
 """A volume from DICOM, slice by slice: each is decoded, rescaled and put in its place before the next one is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from io import BufferedIOBase
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels import iter_pixels
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from diffrender.errors import DicomError, notify
 from diffrender.io.dicom_frames import AIR, Frame, padding_of, upright
@@ -48,15 +51,18 @@ def _slices(path: str | Path, series: Series) -> list[Frame]:
     frames = series.frames
     if series.modality in XRAY_MODALITIES and not any(frame.placed for frame in frames):
         raise DicomError(
-            f"{path} is an X-ray image (modality {series.modality}), not a volume: it has no place in the patient and no "
-            "depth. Give a CT; X-ray images are read by `read_radiographs`."
+            f"{path} is an X-ray image (modality {series.modality}), not a volume: it has no place in the patient and "
+            "no depth. Give a CT; X-ray images are read by `read_radiographs`."
         )
     if any(int(frame.header.get("SamplesPerPixel") or 1) != 1 for frame in frames):
-        raise DicomError(f"{path} holds colour images (SamplesPerPixel, 0028,0002): pictures, not a CT. Give its slices.")
+        raise DicomError(
+            f"{path} holds colour images (SamplesPerPixel, 0028,0002): pictures, not a CT. Give its slices."
+        )
     slices = [frame for frame in frames if not frame.localizer]
     if not slices:
         raise DicomError(
-            f"{path} holds only localizers (overview images, ImageType 0008,0008), no slices. Give the folder of the scan."
+            f"{path} holds only localizers (overview images, ImageType 0008,0008), no slices. Give the folder of the "
+            "scan."
         )
     if len(slices) < len(frames):
         left = [frame.name for frame in frames if frame.localizer]
@@ -75,15 +81,17 @@ def _unit(path: str | Path, series: Series, frames: Sequence[Frame]) -> str:
     if lacking is not None:
         notify(
             f"{lacking.name} has no RescaleSlope and RescaleIntercept (0028,1053 and 1052), so its numbers are not "
-            'Hounsfield units: the volume is read with unit "arbitrary", good for pictures, not for attenuation. If they '
-            'are HU all the same, set its unit to "HU".'
+            'Hounsfield units: the volume is read with unit "arbitrary", good for pictures, not for attenuation. If '
+            'they are HU all the same, set its unit to "HU".'
         )
         return "arbitrary"
-    kind = next((frame.rescale_type for frame in frames if frame.rescale_type not in (None, "HU")), None)
+    # "US" is "unspecified": GDCM and ITK write it into every file that they convert, CT included.
+    kind = next((frame.rescale_type for frame in frames if frame.rescale_type not in (None, "HU", "US")), None)
     if kind:
         notify(
-            f'{path} is a CT whose numbers are not Hounsfield units (RescaleType, 0028,1054, says "{kind[:16]}"): it is read '
-            'with unit "arbitrary", good for pictures, not for attenuation. If they are HU all the same, set its unit to "HU".'
+            f'{path} is a CT whose numbers are not Hounsfield units (RescaleType, 0028,1054, says "{kind[:16]}"): it '
+            'is read with unit "arbitrary", good for pictures, not for attenuation. If they are HU all the same, set '
+            'its unit to "HU".'
         )
         return "arbitrary"
     return "HU"
@@ -110,19 +118,21 @@ def _values(path: str | Path, frames: Sequence[Frame], shape: tuple[int, int, in
         filling.put(k, values)
     if padded:
         notify(
-            f"{path}: {padded} voxels ({100 * padded / filling.values.size:.1f} %) are padding, where nothing was measured "
-            f"(PixelPaddingValue, 0028,0120); they are read as {'air, -1000 HU' if unit == 'HU' else 'the lowest value'}."
+            f"{path}: {padded} voxels ({100 * padded / filling.values.size:.1f} %) are padding, where nothing was "
+            f"measured (PixelPaddingValue, 0028,0120); they are read as "
+            f"{'air, -1000 HU' if unit == 'HU' else 'the lowest value'}."
         )
     if any(frame.header.get("PhotometricInterpretation") == "MONOCHROME1" for frame in frames):
         notify(
-            f"{path} is stored inverted (MONOCHROME1, PhotometricInterpretation 0028,0004): its numbers are turned round, so "
-            "that more is brighter and denser."
+            f"{path} is stored inverted (MONOCHROME1, PhotometricInterpretation 0028,0004): its numbers are turned "
+            "round, so that more is brighter and denser."
         )
     return filling.values
 
 
 def _stored(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
-    """(k, the numbers of slice k as stored), file by file and in a file frame by frame, each decoded when it is asked for."""
+    """(k, the numbers of slice k as stored), file by file and in a file frame by frame, each decoded when it is asked "
+    "for."""
     for _, run in groupby(enumerate(frames), key=lambda numbered: id(numbered[1].part)):
         numbered = sorted(run, key=lambda entry: entry[1].index)
         part, header = numbered[0][1].part, numbered[0][1].header
@@ -132,7 +142,7 @@ def _stored(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _decoded(part: Part, header: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    with part.open() as file, closing(iter_pixels(file, indices=list(indices), raw=True)) as frames:
+    with part.open() as file, closing(_arrays(file, header, indices)) as frames:
         for index in indices:
             try:
                 with quiet():
@@ -142,8 +152,22 @@ def _decoded(part: Part, header: Dataset, indices: Sequence[int]) -> Iterator[np
             yield stored
 
 
+def _arrays(file: BufferedIOBase, header: Dataset, indices: Sequence[int]) -> Generator[np.ndarray, None, None]:
+    """The frames as stored. Many uncompressed ones are read from the file one by one; what is compressed is held whole
+    first, which is less than the volume, and shows whether its end is missing: not every decoder would say."""
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and len(indices) > 1 and not (syntax.is_encapsulated or syntax.is_deflated):
+        yield from iter_pixels(file, indices=list(indices), raw=True)
+        return
+    dataset = dcmread(file, force=True)
+    if syntax is None:  # as old as its missing preamble
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    yield from iter_pixels(dataset, indices=list(indices), raw=True)
+
+
 def _undecoded(part: Part, header: Dataset, index: int, problem: BaseException) -> DicomError:
-    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
+    syntax = header.file_meta.get("TransferSyntaxUID")
     kind = "uncompressed" if syntax is None or not syntax.is_compressed else syntax.name
     words = " ".join(str(problem).split())[:200]
     if "missing dependencies" in words or isinstance(problem, NotImplementedError):
@@ -152,6 +176,6 @@ def _undecoded(part: Part, header: Dataset, index: int, problem: BaseException) 
             "plugins, or python-gdcm; or export the series uncompressed."
         )
     return DicomError(
-        f"{part.name} is truncated or damaged: frame {index + 1} of its pixels ({kind}) cannot be decoded ({words}). A slice "
-        "of the volume would be missing; export or copy the series again."
+        f"{part.name} is truncated or damaged: frame {index + 1} of its pixels ({kind}) cannot be decoded ({words}). A "
+        "slice of the volume would be missing; export or copy the series again."
     )

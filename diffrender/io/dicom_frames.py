@@ -59,7 +59,8 @@ def frames_of(part: Part, header: Dataset) -> list[Frame]:
 
 
 def padding_of(header: Dataset) -> tuple[int, int] | None:
-    """Stored numbers, from and to, that mean "nothing was measured here"; None where there are none (PS3.3 C.7.5.1.1.2)."""
+    """Stored numbers, from and to, that mean "nothing was measured here"; None where there are none (PS3.3 "
+    "C.7.5.1.1.2)."""
     first = header.get("PixelPaddingValue")
     if first is None or isinstance(first, bytes):
         return None
@@ -106,7 +107,8 @@ def _frame(part: Part, header: Dataset, index: int) -> Frame:
 
 
 def _functional_groups(header: Dataset, index: int) -> Iterator[Dataset]:
-    """Where a frame's attributes stand: its own group, the one all frames share, the top of the file (PS3.3 C.7.6.16)."""
+    """Where a frame's attributes stand: its own group, the one all frames share, the top of the file (PS3.3 "
+    "C.7.6.16)."""
     own, shared = (header.get(keyword) or [] for keyword in _GROUPS)
     if index < len(own):
         yield own[index]

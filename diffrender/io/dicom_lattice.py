@@ -21,7 +21,7 @@ def check_alike(path: str | Path, frames: Sequence[Frame]) -> None:
     _check_same(path, frames, "size", [frame.size for frame in frames], "{0[1]} x {0[0]} pixels")
     spacings = [tuple(round(step, 4) for step in frame.pixel_spacing or ()) for frame in frames]
     _check_same(path, frames, "PixelSpacing", spacings, "pixels of {0[0]} x {0[1]} mm")
-    axes = [tuple((np.round(frame.axes, 2) + 0.0).ravel().tolist()) for frame in frames]
+    axes = [tuple((np.round(np.array(frame.axes), 2) + 0.0).ravel().tolist()) for frame in frames]
     _check_same(path, frames, "orientation", axes, "ImageOrientationPatient {0}")
 
 
@@ -33,14 +33,14 @@ def in_order(path: str | Path, frames: Sequence[Frame]) -> tuple[list[Frame], np
     """
     if len(frames) == 1:
         raise DicomError(
-            f"{frames[0].name} is one slice only, and a volume needs at least two. Give the folder (or the zip) that holds "
-            "the whole series."
+            f"{frames[0].name} is one slice only, and a volume needs at least two. Give the folder (or the zip) that "
+            "holds the whole series."
         )
     row, column = frames[0].axes  # pyright: ignore[reportGeneralTypeIssues]
     if abs(row @ column) > SQUARE_TOLERANCE:
         raise DicomError(
-            f"{frames[0].name}: its rows and columns do not meet at a right angle (ImageOrientationPatient, 0020,0037): the "
-            "header is damaged. Export the series again."
+            f"{frames[0].name}: its rows and columns do not meet at a right angle (ImageOrientationPatient, "
+            "0020,0037): the header is damaged. Export the series again."
         )
     normal = np.cross(row, column)
     normal /= np.linalg.norm(normal)
@@ -59,18 +59,18 @@ def _check_placed(frame: Frame) -> None:
     if not frame.placed:
         raise DicomError(
             f"{frame.name} does not say where in the patient it lies (ImagePositionPatient, 0020,0032, or "
-            "ImageOrientationPatient, 0020,0037, is missing or no number). Without it slices cannot be put in order; export "
-            "the series again, from its source."
+            "ImageOrientationPatient, 0020,0037, is missing or no number). Without it slices cannot be put in order; "
+            "export the series again, from its source."
         )
     if frame.pixel_spacing is None:
         raise DicomError(
-            f"{frame.name} has no PixelSpacing (0028,0030), so the size of its pixels is not known and every length would "
-            "be a guess. Export the series again, from its source."
+            f"{frame.name} has no PixelSpacing (0028,0030), so the size of its pixels is not known and every length "
+            "would be a guess. Export the series again, from its source."
         )
     if min(frame.pixel_spacing) <= 0:
         raise DicomError(
-            f"{frame.name} has a zero or negative spacing, {frame.pixel_spacing[0]:.4g} x {frame.pixel_spacing[1]:.4g} mm "
-            "(PixelSpacing, 0028,0030): its header is damaged. Export the series again."
+            f"{frame.name} has a zero or negative spacing, {frame.pixel_spacing[0]:.4g} x {frame.pixel_spacing[1]:.4g} "
+            "mm (PixelSpacing, 0028,0030): its header is damaged. Export the series again."
         )
 
 
@@ -82,8 +82,8 @@ def _check_same(path: str | Path, frames: Sequence[Frame], what: str, values: Se
     odd = next(n for n, value in enumerate(values) if value != usual)
     raise DicomError(
         f"{path} mixes slices of different {what} in one series: {counts[usual]} of {len(frames)} have "
-        f"{shown.format(usual)}, {frames[odd].name} has {shown.format(values[odd])}. They are not one lattice. Keep the "
-        "slices of one scan in the folder, and export overviews apart."
+        f"{shown.format(usual)}, {frames[odd].name} has {shown.format(values[odd])}. They are not one lattice. Keep "
+        "the slices of one scan in the folder, and export overviews apart."
     )
 
 
@@ -96,8 +96,8 @@ def _check_gaps(path: str | Path, frames: Sequence[Frame], along: np.ndarray) ->
         doubled = int((gaps < max(0.01, 0.02 * usual)).sum())
         raise DicomError(
             f"{frames[closest].name} and {frames[closest + 1].name} lie at the same position (ImagePositionPatient, "
-            f"0020,0032){f', and so do {doubled - 1} more pairs' if doubled > 1 else ''}: slices are there twice, or several "
-            "scans (phases, echoes) share one series. Keep one of each, or export one scan alone."
+            f"0020,0032){f', and so do {doubled - 1} more pairs' if doubled > 1 else ''}: slices are there twice, or "
+            "several scans (phases, echoes) share one series. Keep one of each, or export one scan alone."
         )
     worst = int(np.argmax(np.abs(gaps - usual)))
     step = float(along[-1] - along[0]) / len(gaps)
@@ -106,9 +106,9 @@ def _check_gaps(path: str | Path, frames: Sequence[Frame], along: np.ndarray) ->
         more = gaps[worst] > 1.5 * usual
         meaning = "A slice is probably missing" if more else "The slices are not evenly spaced"
         raise DicomError(
-            f"{frames[worst].name} and {frames[worst + 1].name} lie {gaps[worst]:.2f} mm apart, the other slices of this "
-            f"series {usual:.2f} mm (ImagePositionPatient, 0020,0032). {meaning}, and lengths across the gap would come out "
-            "wrong. Export the series again, or crop it to one side."
+            f"{frames[worst].name} and {frames[worst + 1].name} lie {gaps[worst]:.2f} mm apart, the other slices of "
+            f"this series {usual:.2f} mm (ImagePositionPatient, 0020,0032). {meaning}, and lengths across the gap "
+            "would come out wrong. Export the series again, or crop it to one side."
         )
     return step
 
@@ -124,7 +124,7 @@ def _check_tilt(path: str | Path, first: Frame, positions: np.ndarray, normal: n
         tag = first.header.get("GantryDetectorTilt")
         said = f", GantryDetectorTilt (0018,1120) says {float(tag):.1f}" if tag not in (None, "") else ""
         raise DicomError(
-            f"{path} was scanned with a gantry tilt: its slices shift sideways by {angle:.1f} degrees against their normal"
-            f"{said}. Stacked upright, the patient would be sheared. Resample the series onto an upright lattice first "
-            "(3D Slicer's DICOM import does it: 'Acquisition geometry regularization')."
+            f"{path} was scanned with a gantry tilt: its slices shift sideways by {angle:.1f} degrees against their "
+            f"normal{said}. Stacked upright, the patient would be sheared. Resample the series onto an upright lattice "
+            "first (3D Slicer's DICOM import does it: 'Acquisition geometry regularization')."
         )

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from diffrender.errors import DicomError, PathError, SettingError, notify
@@ -21,22 +23,22 @@ from diffrender.io.dicom_frames import Frame, frames_of
 from diffrender.io.files import KNOWN, Part, is_dicom
 
 # Read of every file while it is looked for; everything else of a series is read from one of its files.
-_TAGS = (
-    "SOPClassUID SOPInstanceUID Modality ImageType SeriesInstanceUID SeriesNumber SeriesDescription PatientName PatientID "
-    "ImagePositionPatient ImageOrientationPatient PixelSpacing GantryDetectorTilt NumberOfFrames Rows Columns "
-    "SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored PixelRepresentation PixelPaddingValue "
-    "PixelPaddingRangeLimit RescaleSlope RescaleIntercept RescaleType AcquisitionNumber InstanceNumber "
-    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
-).split()
+_TAGS = """
+    SOPClassUID SOPInstanceUID Modality ImageType SeriesInstanceUID SeriesNumber SeriesDescription PatientName PatientID
+    ImagePositionPatient ImageOrientationPatient PixelSpacing GantryDetectorTilt NumberOfFrames Rows Columns
+    SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored PixelRepresentation PixelPaddingValue
+    PixelPaddingRangeLimit RescaleSlope RescaleIntercept RescaleType AcquisitionNumber InstanceNumber
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+""".split()  # noqa: SIM905
 # What a derived image carries on: of the patient, the study, the frame of reference, the series, the machine.
-_CARRIED = (
-    "PatientName PatientID IssuerOfPatientID OtherPatientIDs EthnicGroup PatientBirthDate PatientSex PatientAge PatientSize "
-    "PatientWeight StudyInstanceUID StudyID StudyDate StudyTime StudyDescription AccessionNumber ReferringPhysicianName "
-    "FrameOfReferenceUID PositionReferenceIndicator SeriesInstanceUID SeriesNumber SeriesDescription SeriesDate SeriesTime "
-    "Modality SOPClassUID BodyPartExamined Laterality PatientPosition ProtocolName KVP ConvolutionKernel "
-    "ContrastBolusAgent Manufacturer ManufacturerModelName InstitutionName StationName DeviceSerialNumber SoftwareVersions "
-    "LossyImageCompression LossyImageCompressionRatio"
-).split()
+_CARRIED = """
+    PatientName PatientID IssuerOfPatientID OtherPatientIDs EthnicGroup PatientBirthDate PatientSex PatientAge
+    PatientSize PatientWeight StudyInstanceUID StudyID StudyDate StudyTime StudyDescription AccessionNumber
+    ReferringPhysicianName FrameOfReferenceUID PositionReferenceIndicator SeriesInstanceUID SeriesNumber
+    SeriesDescription SeriesDate SeriesTime Modality SOPClassUID BodyPartExamined Laterality PatientPosition
+    ProtocolName KVP ConvolutionKernel ContrastBolusAgent Manufacturer ManufacturerModelName InstitutionName
+    StationName DeviceSerialNumber SoftwareVersions LossyImageCompression LossyImageCompressionRatio
+""".split()  # noqa: SIM905
 XRAY_MODALITIES = ("CR", "DX", "XA", "RF", "RG", "MG", "PX", "IO")
 # Whatever pydicom and the decoders under it raise for damaged files.
 DAMAGE = (
@@ -105,7 +107,9 @@ def series_of(path: str | Path, parts: Sequence[Part]) -> list[Series]:
             groups.setdefault(str(header.get("SeriesInstanceUID") or ""), []).append((part, header))
     if not groups:
         raise _no_image(path, parts, skipped)
-    return sorted((_series(uid, images) for uid, images in groups.items()), key=lambda s: (s.number is None, s.number or 0))
+    return sorted(
+        (_series(uid, images) for uid, images in groups.items()), key=lambda s: (s.number is None, s.number or 0)
+    )
 
 
 def chosen(path: str | Path, all_series: Sequence[Series], wanted: str | int | None) -> Series:
@@ -117,8 +121,8 @@ def chosen(path: str | Path, all_series: Sequence[Series], wanted: str | int | N
         matching = [series for series in all_series if series.matches(wanted)]
         if len(matching) != 1:
             raise SettingError(
-                f"{path} holds {'several' if matching else 'no'} series that {wanted!r} could mean. Give the number or the "
-                f"last digits of the UID, dots included, of one of these: {_listed(all_series)}."
+                f"{path} holds {'several' if matching else 'no'} series that {wanted!r} could mean. Give the number or "
+                f"the last digits of the UID, dots included, of one of these: {_listed(all_series)}."
             )
         return matching[0]
     volumes = [series for series in all_series if series.is_volume]
@@ -140,7 +144,7 @@ def chosen(path: str | Path, all_series: Sequence[Series], wanted: str | int | N
 
 
 def carried_header(series: Series, frames: Sequence[Frame]) -> dict[str, Any]:
-    """The attributes {keyword: value} that an image derived from these slices carries on, as plain str, int, float and tuples.
+    """The attributes {keyword: value} that a derived image carries on; plain numbers, text and tuples.
 
     "SOPInstanceUIDs" is the tuple of the instances read, in the order of k (one UID for a multi-frame file).
     """
@@ -183,7 +187,9 @@ def _header(part: Part, alone: bool) -> Dataset | None:
 
 def _damaged(part: Part, problem: BaseException | None) -> DicomError | PathError:
     if isinstance(problem, OSError) and problem.strerror:
-        return PathError(f"{part.name} cannot be read: {problem.strerror}. Check who may read it, and that it is there.")
+        return PathError(
+            f"{part.name} cannot be read: {problem.strerror}. Check who may read it, and that it is there."
+        )
     return DicomError(
         f"{part.name} is truncated or damaged: its DICOM header breaks off before the image begins. A slice of the "
         "series would be missing; export or copy the series again."
@@ -193,13 +199,13 @@ def _damaged(part: Part, problem: BaseException | None) -> DicomError | PathErro
 def _check_stranger(part: Part, head: bytes, alone: bool) -> None:
     if not head and (alone or part.name.lower().endswith((".dcm", ".ima")) or "." not in part.name[-5:]):
         raise PathError(
-            f"{part.name} is empty (0 bytes): its copy or export broke off, and a slice may be missing. Export the series "
-            "again, or delete the file if it is none of it."
+            f"{part.name} is empty (0 bytes): its copy or export broke off, and a slice may be missing. Export the "
+            "series again, or delete the file if it is none of it."
         )
     if head and part.name.lower().endswith((".dcm", ".ima")):
         raise DicomError(
-            f"{part.name} is named as DICOM, but its bytes are not: it is damaged, or something else. Export the series "
-            "again, or take the file out of the folder."
+            f"{part.name} is named as DICOM, but its bytes are not: it is damaged, or something else. Export the "
+            "series again, or take the file out of the folder."
         )
 
 
@@ -209,18 +215,18 @@ def _no_image(path: str | Path, parts: Sequence[Part], skipped: Iterable[Dataset
     kinds = sorted({str(header.get("Modality") or "unknown") for header in skipped})
     if kinds:
         return DicomError(
-            f"{path} holds DICOM files, but no image (modality {', '.join(kinds)}): reports, plans or structures. Give the "
-            "folder of the CT or MR images; labels are given beside it."
+            f"{path} holds DICOM files, but no image (modality {', '.join(kinds)}): reports, plans or structures. Give "
+            "the folder of the CT or MR images; labels are given beside it."
         )
     if any(Path(part.name).name.upper() == "DICOMDIR" for part in parts):
         return DicomError(
-            f"{path} holds a DICOMDIR only: that is the index of a medium, without its images. Copy the whole medium, the "
-            "folders that the index names included, and give its top folder."
+            f"{path} holds a DICOMDIR only: that is the index of a medium, without its images. Copy the whole medium, "
+            "the folders that the index names included, and give its top folder."
         )
     names = ", ".join(Path(part.name).name for part in parts[:3]) + (", ..." if len(parts) > 3 else "")
     return PathError(
-        f"{path} holds no DICOM image, but {len(parts)} other file{'' if len(parts) == 1 else 's'} ({names}). A CT is read "
-        f"from {KNOWN}; of the formats that are one file, give that file."
+        f"{path} holds no DICOM image, but {len(parts)} other file{'' if len(parts) == 1 else 's'} ({names}). A CT is "
+        f"read from {KNOWN}; of the formats that are one file, give that file."
     )
 
 
@@ -229,9 +235,14 @@ def _series(uid: str, images: Sequence[tuple[Part, Dataset]]) -> Series:
     with quiet():
         try:
             number = int(header["SeriesNumber"].value)
-        except (*DAMAGE,):
+        except DAMAGE:
             number = None
-        return Series(uid, number, str(header.get("Modality") or ""), _harmless(header), images)
+        series = Series(uid, number, str(header.get("Modality") or ""), _harmless(header), images)
+    for _, header in images:  # so that no traceback that shows its variables shows them
+        for keyword in ("PatientName", "PatientID", "SeriesDescription"):
+            if keyword in header:
+                del header[keyword]
+    return series
 
 
 def _harmless(header: Mapping[Any, Any] | Dataset) -> str:
@@ -247,10 +258,9 @@ def _listed(all_series: Iterable[Series]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, int | float) and type(value) in (int, float):
-        return value
-    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
+    """Numbers and text as they are, without pydicom's memory of what they were read from."""
+    if isinstance(value, list | tuple | MultiValue):
         return tuple(_plain(entry) for entry in value)
-    if isinstance(value, float):  # DSfloat: the number, without the text it was read from
-        return float(value)
-    return int(value) if isinstance(value, int) else str(value)
+    if value is None or isinstance(value, Decimal):
+        return None if value is None else float(value)
+    return float(value) if isinstance(value, float) else int(value) if isinstance(value, int) else str(value)

@@ -7,12 +7,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from diffrender.errors import MemoryNeedError, PathError
 
-KNOWN = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM file, a folder or a zip of DICOM files"
+KNOWN = (
+    "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM file, a folder or a zip of DICOM files"
+)
 # What a person may take for a volume by mistake, by its first bytes.
 _STRANGERS = (
     (b"\x89PNG", "a PNG picture"),
@@ -33,7 +35,7 @@ class Part:
     """One file of an input, on the disk or in a zip: what it is called in messages, and how to open it."""
 
     name: str
-    open: Callable[[], BinaryIO]
+    open: Callable[[], BufferedIOBase]
 
 
 def found(path: str | Path) -> Path:
@@ -46,7 +48,9 @@ def found(path: str | Path) -> Path:
         if place.is_symlink() and not place.exists():
             raise PathError(f"{path} is a link to {place.readlink()}, which does not exist. Give the file itself.")
         if not place.exists():
-            raise PathError(f"{path} does not exist{_nearest(place)}. Check the path, and put quotes round one with spaces.")
+            raise PathError(
+                f"{path} does not exist{_nearest(place)}. Check the path, and put quotes round one with spaces."
+            )
         if place.is_dir():
             next(place.iterdir(), None)
         elif place.stat().st_size == 0:
@@ -141,7 +145,9 @@ def available_memory() -> float:
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
         used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
-        cache = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines())
+        cache = dict(
+            line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines()
+        )
     except OSError:
         return free
     if limit == "max":
@@ -165,11 +171,11 @@ def _shown(path: str | Path, place: Path, file: Path) -> str:
     return str(Path(path) / file.relative_to(place))
 
 
-def _opener(file: Path) -> Callable[[], BinaryIO]:
+def _opener(file: Path) -> Callable[[], BufferedIOBase]:
     return lambda: file.open("rb")
 
 
-def _opener_in(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
+def _opener_in(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Callable[[], BufferedIOBase]:
     return lambda: archive.open(entry)  # pyright: ignore[reportReturnType]
 
 

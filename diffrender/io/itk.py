@@ -42,13 +42,13 @@ def _check_size(path: str | Path, size: tuple[int, ...], components: int) -> Non
     extent = " x ".join(str(n) for n in size)
     if components > 1 or len(size) > 3:
         raise ImageError(
-            f"{path} holds {components} numbers a voxel on {len(size)} axes ({extent}): colours, vectors or a series of "
-            "volumes. A CT has one number a voxel on three axes; save the one volume that you mean by itself."
+            f"{path} holds {components} numbers a voxel on {len(size)} axes ({extent}): colours, vectors or a series "
+            "of volumes. A CT has one number a voxel on three axes; save the one volume that you mean by itself."
         )
     if len(size) < 3 or 1 in size:
         raise ImageError(
-            f"{path} is 2D or one slice only: {extent} voxels. A volume has at least two slices along each of three axes; "
-            "give the whole scan."
+            f"{path} is 2D or one slice only: {extent} voxels. A volume has at least two slices along each of three "
+            "axes; give the whole scan."
         )
 
 
@@ -56,7 +56,9 @@ def _bytes_per_voxel(pixel: int) -> int:
     """Memory that reading takes at its highest."""
     import SimpleITK as sitk  # noqa: N813
 
-    return {sitk.sitkInt16: 2, sitk.sitkInt8: 3, sitk.sitkUInt8: 3, sitk.sitkFloat32: 4, sitk.sitkFloat64: 12}.get(pixel, 6)
+    return {sitk.sitkInt16: 2, sitk.sitkInt8: 3, sitk.sitkUInt8: 3, sitk.sitkFloat32: 4, sitk.sitkFloat64: 12}.get(
+        pixel, 6
+    )
 
 
 def _affine(path: str | Path, reader) -> np.ndarray:
@@ -98,8 +100,8 @@ def _unreadable(path: str | Path, problem: RuntimeError) -> PathError | Geometry
     words = str(problem)
     if "direction" in words.lower() or "spacing" in words.lower():
         return GeometryError(
-            f"{path}: its affine is singular, sheared, or has a negative or missing spacing, so voxels have no volume. Its "
-            "header is damaged; write the volume again."
+            f"{path}: its affine is singular, sheared, or has a negative or missing spacing, so voxels have no volume. "
+            "Its header is damaged; write the volume again."
         )
     return PathError(
         f"{path} cannot be read: it is truncated or damaged, or the file that its header names is not there. Fetch it "

@@ -9,8 +9,8 @@ import gzip
 import struct
 import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +21,13 @@ from diffrender.io.filling import Filling, rescaled
 from diffrender.volume import Volume, check_affine
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-_COLOUR = {128: "colours (RGB)", 2304: "colours (RGBA)", 32: "complex numbers", 1792: "complex numbers", 1: "single bits"}
+_COLOUR = {
+    128: "colours (RGB)",
+    2304: "colours (RGBA)",
+    32: "complex numbers",
+    1792: "complex numbers",
+    1: "single bits",
+}
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # by unit code: metres, micrometres; 0 (unknown) and 2 are millimetres
 DISAGREEMENT = 0.5  # [mm] at a corner; below it two affines are the same one, rounded differently
 
@@ -45,7 +51,7 @@ class Header:
 
 
 def read_nifti(path: str | Path) -> Volume:
-    """A volume from .nii, .nii.gz, or .hdr with its .img beside it. Its numbers count as HU: the format has no word on it.
+    """A volume from .nii, .nii.gz, or .hdr with its .img. Its numbers count as HU: the format has no word on it.
 
     Raises: ImageError, GeometryError, PathError, MemoryNeedError.
     """
@@ -65,13 +71,13 @@ def read_nifti(path: str | Path) -> Volume:
                 values = _values(_beside(path), file, header, shape)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise PathError(
-            f"{path} is truncated or damaged: its gzip stream cannot be unpacked to the end. Its copy or download broke "
-            "off; fetch it again."
+            f"{path} is truncated or damaged: its gzip stream cannot be unpacked to the end. Its copy or download "
+            "broke off; fetch it again."
         ) from None
     return Volume(values, torch.from_numpy(affine), source=str(path))  # pyright: ignore[reportArgumentType]
 
 
-def _opened(place: Path) -> BinaryIO:
+def _opened(place: Path) -> BufferedIOBase:
     with place.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(place, "rb") if packed else place.open("rb")  # pyright: ignore[reportReturnType]
@@ -82,7 +88,9 @@ def _beside(path: str | Path) -> Path:
     for end, other in ((".hdr.gz", ".img.gz"), (".hdr", ".img"), (".HDR", ".IMG")):
         if name.endswith(end):
             return Path(name.removesuffix(end) + other)
-    raise PathError(f"{path} is the header of a NIfTI pair; it must be named .hdr, and its numbers lie beside it in an .img.")
+    raise PathError(
+        f"{path} is the header of a NIfTI pair; it must be named .hdr, and its numbers lie beside it in an .img."
+    )
 
 
 def _header(path: str | Path, raw: bytes) -> Header:
@@ -128,16 +136,18 @@ def _shape(path: str | Path, header: Header) -> tuple[int, int, int]:
     """(k, j, i)."""
     axes, lengths = header.dim[0], header.dim[1:]
     if not 1 <= axes <= 7 or min(lengths[:axes]) < 1:
-        raise ImageError(f"{path} says it has {axes} axes of {list(lengths)} voxels: its header is damaged. Export it again.")
+        raise ImageError(
+            f"{path} says it has {axes} axes of {list(lengths)} voxels: its header is damaged. Export it again."
+        )
     if any(n > 1 for n in lengths[3:axes]):
         raise ImageError(
-            f"{path} has {axes} axes, {' x '.join(str(n) for n in lengths[:axes])}: a series of volumes, or vectors. One "
-            "volume of three axes is needed; save the one that you mean by itself."
+            f"{path} has {axes} axes, {' x '.join(str(n) for n in lengths[:axes])}: a series of volumes, or vectors. "
+            "One volume of three axes is needed; save the one that you mean by itself."
         )
     if axes < 3 or 1 in lengths[:3]:
         raise ImageError(
-            f"{path} is 2D or one slice only: {' x '.join(str(n) for n in lengths[:axes])} voxels. A volume has at least "
-            "two slices along each of three axes; give the whole scan."
+            f"{path} is 2D or one slice only: {' x '.join(str(n) for n in lengths[:axes])} voxels. A volume has at "
+            "least two slices along each of three axes; give the whole scan."
         )
     return lengths[2], lengths[1], lengths[0]
 
@@ -148,7 +158,8 @@ def _affine(path: str | Path, header: Header) -> np.ndarray:
     if min(steps) < 0:
         raise GeometryError(
             f"{path} has a negative spacing, {' x '.join(f'{s:.4g}' for s in steps)} mm (pixdim). Programs read that "
-            "differently, so left and right are not sure. Write it again with positive spacing and the turn in its affine."
+            "differently, so left and right are not sure. Write it again with positive spacing and the turn in its "
+            "affine."
         )
     name, matrix = _chosen(path, header)
     matrix = matrix.copy()
@@ -202,15 +213,15 @@ def _qform(header: Header) -> np.ndarray:
     return matrix
 
 
-def _values(path: str | Path, file: BinaryIO, header: Header, shape: tuple[int, int, int]) -> np.ndarray:
+def _values(path: str | Path, file: BufferedIOBase, header: Header, shape: tuple[int, int, int]) -> np.ndarray:
     filling = Filling(shape)
     size = shape[1] * shape[2] * header.dtype.itemsize
     for k in range(shape[0]):
         raw = file.read(size)
         if len(raw) < size:
             raise PathError(
-                f"{path} is truncated: it ends in slice {k + 1} of {shape[0]}. Its copy or download broke off; fetch it "
-                "again."
+                f"{path} is truncated: it ends in slice {k + 1} of {shape[0]}. Its copy or download broke off; fetch "
+                "it again."
             )
         stored = np.frombuffer(raw, header.dtype).reshape(shape[1:])
         filling.put(k, rescaled(stored, header.slope, header.intercept))

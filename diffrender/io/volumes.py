@@ -33,11 +33,13 @@ def read_volume(
     Returns: int16 where the file holds whole numbers that fit, float32 otherwise. `unit` is "HU" for a DICOM CT with a
         rescale to HU and for every format that cannot say what it holds (NIfTI, NRRD, MetaImage); of these give only CT
         where attenuation is meant, or set `unit` yourself. Other DICOM (MR, PET) is "arbitrary".
-    Raises: PathError, ImageError, GeometryError, DicomError, LabelError, SettingError, MemoryNeedError. What is put right
-        instead (a localizer left out, an inverted image, padding) is said as a Notice.
+    Raises: PathError, ImageError, GeometryError, DicomError, LabelError, SettingError, MemoryNeedError. What is put
+        right instead (a localizer left out, an inverted image, padding) is said as a Notice.
     """
     if names is not None and labels is None:
-        raise LabelError(f"A table of names ({names}) was given for {path} without labels. Give `labels` too, or neither.")
+        raise LabelError(
+            f"A table of names ({names}) was given for {path} without labels. Give `labels` too, or neither."
+        )
     kind = kind_of(path)
     volume = _read(path, kind, series)
     _check_values(path, volume)
@@ -57,7 +59,9 @@ def list_series(path: str | Path) -> "list[Series]":
     from diffrender.io.dicom_series import series_of
 
     if kind_of(path) not in ("folder", "zip", "dicom"):
-        raise DicomError(f"{path} is no DICOM file, folder or zip, so it has no series. `read_volume` reads it without.")
+        raise DicomError(
+            f"{path} is no DICOM file, folder or zip, so it has no series. `read_volume` reads it without."
+        )
     with parts_of(path) as parts:
         return series_of(path, parts)
 
@@ -65,8 +69,8 @@ def list_series(path: str | Path) -> "list[Series]":
 def _read(path: str | Path, kind: str, series: str | int | None) -> Volume:
     if kind == "dicomdir":
         raise DicomError(
-            f"{path} is a DICOMDIR, the index of a medium, not an image. Give the folder that holds it together with the "
-            "images; the index itself is not needed."
+            f"{path} is a DICOMDIR, the index of a medium, not an image. Give the folder that holds it together with "
+            "the images; the index itself is not needed."
         )
     if kind in ("folder", "zip", "dicom"):
         from diffrender.io.dicom import read_dicom
@@ -88,11 +92,11 @@ def _check_values(path: str | Path, volume: Volume) -> None:
     if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN compares as False
         bad = sum(int((~torch.isfinite(slice_)).sum()) for slice_ in volume.values)
         raise ImageError(
-            f"{path} holds NaN or Inf in {bad} of {volume.values.numel()} voxels. Every ray through one would be lost; fill "
-            "them with air (-1000 HU) or what lies around, and save the volume again."
+            f"{path} holds NaN or Inf in {bad} of {volume.values.numel()} voxels. Every ray through one would be lost; "
+            "fill them with air (-1000 HU) or what lies around, and save the volume again."
         )
     if low == high:
         raise ImageError(
-            f"{path} is constant: every voxel is {low:g}. There is nothing in it to see; the export probably failed, or it "
-            "is an empty mask."
+            f"{path} is constant: every voxel is {low:g}. There is nothing in it to see; the export probably failed, "
+            "or it is an empty mask."
         )
