@@ -186,19 +186,21 @@ def save_whole(path: str | Path, data: Mapping[str, Any]) -> None:
 
 def load_whole(path: str | Path) -> dict[str, Any]:
     """What `save_whole` wrote, on the CPU. Loads data alone, never code. Raises: PathError."""
+    import io
     import pickle
     import zipfile
 
     import torch
 
     try:
-        with Path(path).open("rb") as file:
-            data = torch.load(file, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
     except OSError as problem:
         raise PathError(
             f"{path} cannot be read: {problem.strerror}. Give the file that an earlier run saved."
         ) from None
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+    try:
+        data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
         data = None
     if not isinstance(data, dict):
         raise PathError(

@@ -130,7 +130,7 @@ def test_an_error_within_a_job_comes_out_and_leaves_the_last_save_alone(tmp_path
 
     job = Job(fails())
     next(job)
-    with pytest.raises(PathError, match="toy.txt went away"):
+    with pytest.raises(PathError, match=r"toy\.txt went away"):
         next(job)
     assert list(job) == []
     with pytest.raises(DiffRenderError, match="ended with an error at step 1 of 2"):
