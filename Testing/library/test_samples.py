@@ -121,8 +121,11 @@ def test_ctrl_c_leaves_nothing_half_and_the_next_call_goes_on(server):
     with pytest.raises(KeyboardInterrupt):
         samples.get_sample("atlas", stop, server.table)
     assert files_below(samples.cache_folder()) == ["atlas/surface/left/L3.vtk"]
-    samples.get_sample("atlas", table=server.table)
+    told = []
+    samples.get_sample("atlas", lambda done, total: told.append((done, total)), server.table)
     assert server.asked.count("/v1/surface/left/L3.vtk") == 1
+    assert told[0] == (len(LEFT), len(LEFT) + len(RIGHT))  # what was here already counts too
+    assert told[-1] == (len(LEFT) + len(RIGHT), len(LEFT) + len(RIGHT))
 
 
 def test_a_damaged_copy_in_the_cache_is_fetched_again(server):

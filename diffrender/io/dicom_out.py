@@ -2,6 +2,7 @@
 
 import json
 import math
+import secrets
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -43,6 +44,8 @@ EMPTY_IF_UNKNOWN = (
     "StudyID", "AccessionNumber",
 )  # fmt: skip
 
+_SECRET = secrets.token_hex(32)
+
 
 def write_dicom(
     radiograph: Radiograph,
@@ -56,7 +59,8 @@ def write_dicom(
 
     The radiograph's header {keyword: value} is that of the CT: patient and study are copied, FrameOfReferenceUID and
     PositionReferenceIndicator too, and where it holds SeriesInstanceUID and `SOPInstanceUIDs` (a list, one a slice) the
-    CT is named as the source. With `anonymous` nothing of this is used. SOP instance and series are new each time.
+    CT is named as the source. With `anonymous` nothing of this is used. SOP instance and series are new each time;
+    a study and a frame of reference that are not copied are new too, and shared by the pictures of one CT in one run.
     No time of ours is in it: that stands in the provenance file alone, and the standard asks for none.
 
     A DX image's rescale is 1 and 0 by the standard, so the values stand in its Real World Value Mapping. Image position
@@ -70,7 +74,7 @@ def write_dicom(
         # A CT's own attributes may break the standard's rules; pydicom's warnings quote them, and so the patient.
         warnings.filterwarnings("ignore", module="pydicom")
         _identify(dataset)
-        _patient_and_study(dataset, header, anonymous)
+        _patient_and_study(dataset, radiograph, header, anonymous)
         _source(dataset, header, radiograph.header or {})
         _image(dataset, radiograph, values)
         _values(dataset, radiograph.kind, slope, intercept)
@@ -116,21 +120,28 @@ def _identify(dataset: Dataset) -> None:
     dataset.AcquisitionContextSequence = Sequence()
 
 
-def _patient_and_study(dataset: Dataset, header: Mapping[str, Any], anonymous: bool) -> None:
+def _patient_and_study(dataset: Dataset, radiograph: Radiograph, header: Mapping[str, Any], anonymous: bool) -> None:
     for keyword in (*PATIENT, *STUDY):
         value = header.get(keyword)
         if value not in (None, "") or keyword in EMPTY_IF_UNKNOWN:
             setattr(dataset, keyword, "" if value is None else _values_of(value))
     if not dataset.get("StudyInstanceUID"):
-        dataset.StudyInstanceUID = generate_uid()
-    frame = header.get("FrameOfReferenceUID") or (generate_uid() if anonymous else None)
-    if frame:
-        dataset.FrameOfReferenceUID = frame
-        dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator") or ""
+        dataset.StudyInstanceUID = _new_uid("StudyInstanceUID", radiograph)
+    dataset.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or _new_uid("FrameOfReferenceUID", radiograph)
+    dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator") or ""
     if anonymous:
         dataset.PatientIdentityRemoved = "YES"
         dataset.DeidentificationMethod = "DiffRender: nothing of the source's patient or study is copied"
         dataset.LongitudinalTemporalInformationModified = "REMOVED"
+
+
+def _new_uid(keyword: str, radiograph: Radiograph) -> str:
+    """A new UID, the same for all pictures of one CT in one run, so that views of one patient stay together.
+
+    The run's secret goes into it: nobody who knows the CT can work it out, and the next run's differs.
+    """
+    original = (radiograph.header or {}).get(keyword) or radiograph.source
+    return generate_uid(entropy_srcs=[_SECRET, keyword, str(original)]) if original else generate_uid()
 
 
 def _source(dataset: Dataset, header: Mapping[str, Any], original: Mapping[str, Any]) -> None:

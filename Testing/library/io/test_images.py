@@ -16,6 +16,7 @@ import tifffile
 import torch
 from PIL import Image
 
+import diffrender as dr
 from diffrender.camera import Camera, c_arm
 from diffrender.errors import OutputError
 from diffrender.io import images
@@ -28,23 +29,23 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 HEIGHT, WIDTH = 37, 52
 HEADER = {
     "PatientName": "Müßtermann^Öz",
-    "PatientID": "4711-geheim",
+    "PatientID": "471147114711-geheim",
     "PatientBirthDate": "19450102",
     "PatientSex": "F",
     "PatientAge": "077Y",
     "PatientWeight": 71.5,
-    "OtherPatientIDs": ("4711-a", "4711-b"),
-    "StudyInstanceUID": "1.2.840.4711.1",
+    "OtherPatientIDs": ("471147114711-a", "471147114711-b"),
+    "StudyInstanceUID": "1.2.840.471147114711.1",
     "StudyDate": "20221208",
     "StudyTime": "113428",
-    "StudyID": "S4711",
-    "AccessionNumber": "A4711",
+    "StudyID": "S471147",
+    "AccessionNumber": "A471147",
     "ReferringPhysicianName": "Arzt^Eine",
-    "FrameOfReferenceUID": "1.2.840.4711.2",
-    "SeriesInstanceUID": "1.2.840.4711.3",
+    "FrameOfReferenceUID": "1.2.840.471147114711.2",
+    "SeriesInstanceUID": "1.2.840.471147114711.3",
     "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
-    "SOPInstanceUIDs": ("1.2.840.4711.4.1", "1.2.840.4711.4.2"),
-    "InstitutionName": "Klinik 4711",
+    "SOPInstanceUIDs": ("1.2.840.471147114711.4.1", "1.2.840.471147114711.4.2"),
+    "InstitutionName": "Klinik 471147114711",
 }
 
 
@@ -111,6 +112,8 @@ def test_the_quaternion_of_nifti_says_the_same_as_its_matrix(tmp_path):
         image = sitk.ReadImage(str(path))
         lps = np.array(image.TransformIndexToPhysicalPoint((40, 7, 0)))
         assert np.abs(lps * (-1, -1, 1) - place_of(camera, 7, 40)).max() < 2e-4
+        beyond = np.array(image.TransformIndexToPhysicalPoint((40, 7, 1))) - lps
+        assert np.abs(beyond * (-1, -1, 1) - camera.direction.numpy()).max() < 1e-4  # 1 mm on along the beam
 
 
 def test_png_reads_back_to_its_values(tmp_path):
@@ -286,7 +289,7 @@ def test_anonymous_dicom_has_nothing_of_the_patient(tmp_path):
     path = write_radiograph(radiograph(header=HEADER), tmp_path / "x.dcm", anonymous=True)[0]
     dataset = read_dicom(path)
     content = path.read_bytes()
-    for value in ("Müßtermann", "geheim", "4711", "1945", "Arzt", "20221208"):
+    for value in ("Müßtermann", "geheim", "471147114711", "19450102", "Arzt", "20221208"):
         assert value.encode() not in content, value
     assert str(dataset.PatientName) == dataset.PatientID == dataset.StudyDate == ""
     assert dataset.PatientIdentityRemoved == "YES"
@@ -299,7 +302,49 @@ def test_anonymous_dicom_has_nothing_of_the_patient(tmp_path):
             radiograph(header=HEADER, source="Müßtermann/ct.nii", labels=True), f"{path}{ending}"
         ):
             assert "Müßtermann".encode() not in file.read_bytes()
-            assert b"4711" not in file.read_bytes()
+            assert b"471147114711" not in file.read_bytes()
+
+
+def test_views_of_one_ct_stay_together_and_those_of_another_apart(tmp_path):
+    """Their study and their frame of reference, also where the CT's own may not be used or it has none."""
+    other = {**HEADER, "StudyInstanceUID": "1.2.9.1", "FrameOfReferenceUID": "1.2.9.2"}
+    sources = [
+        {"header": HEADER},
+        {"header": HEADER},
+        {"header": other},
+        {"source": "a.nii"},
+        {"source": "a.nii"},
+        {},
+        {},
+    ]
+    written = [
+        read_dicom(write_radiograph(radiograph(**source), tmp_path / f"{n}.dcm", anonymous=True)[0])
+        for n, source in enumerate(sources)
+    ]
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        uids = [dataset[keyword].value for dataset in written]
+        assert uids[0] == uids[1]
+        assert uids[3] == uids[4]
+        assert len(set(uids)) == 5
+    assert written[0].StudyInstanceUID != written[0].FrameOfReferenceUID
+
+
+def test_a_real_ct_is_named_as_the_source(tmp_path, real_data):
+    """As far as its slices go: 20 DICOM files of one series."""
+    folder = real_data("ct-dicom-totalseg")
+    slices = [pydicom.dcmread(file, stop_before_pixels=True) for file in sorted(folder.glob("*.dcm"))]
+    volume = dr.read_volume(folder)
+    picture = dr.radiograph(volume, dr.c_arm(volume, 20, 5, pixel_size=8.0, image_size=(30, 40)))
+    dataset = read_dicom(write_radiograph(picture, tmp_path / "x.dcm")[0])
+    for keyword in ("FrameOfReferenceUID", "StudyInstanceUID", "PatientID", "PatientName", "StudyDate"):
+        value = slices[0].get(keyword)  # this CT was anonymised: some of them are empty
+        assert str(dataset[keyword].value) == str(value) or (keyword.endswith("UID") and not value)
+    named = {item.ReferencedSOPInstanceUID for item in dataset.get("SourceImageSequence", ())}
+    assert named == {one.SOPInstanceUID for one in slices if one.SOPInstanceUID}
+    content = write_radiograph(picture, tmp_path / "y.dcm", anonymous=True)[0].read_bytes()
+    for keyword in ("FrameOfReferenceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        value = str(slices[0][keyword].value)
+        assert not value or value.encode() not in content
 
 
 def test_a_header_that_breaks_the_rules_is_copied_without_a_word(tmp_path, recwarn):
