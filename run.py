@@ -31,7 +31,8 @@ CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
 EXTRAS = ("fast", "learn", "test")
 SUITABLE = ((3, 11), (3, 12), (3, 10))  # in the order of preference: constraints.txt was tried on the first
 OLDEST_TORCH = (2, 2)
-OLDEST_PIP = (23, 2)  # from here on pip reads a wheel's metadata without downloading the wheel
+OLDEST_PIP = (24, 1)  # from here on pip finds out what it would install without downloading all of it
+PATIENCE = 180  # [s] for that; an index that sends whole files only is not waited for
 # What a torch of another version may want otherwise than constraints.txt says.
 TIED_TO_TORCH = re.compile(
     r"(cuda|nvidia)-.*|filelock|fsspec|jinja2|markupsafe|monai|mpmath|networkx|setuptools|sympy|triton|typing-extensions"
@@ -312,25 +313,32 @@ def apt_install(packages):
 def install(folder, requirements, pinned, wheelhouse):
     python = python_in(folder)
     installed = versions_in(packages_in(folder), ".dist-info")
-    used = os.path.join(folder, "diffrender-constraints.txt")
     offered = versions_in(wheelhouse, ".whl") if wheelhouse else {}
-    write(used, hold_torch(pinned, installed, offered))
-    arguments = list(requirements) + ["--constraint", used]
     missing = [name for name in map(name_of, requirements) if name not in installed]
+    used = os.path.join(folder, "diffrender-constraints.txt")
+    write(used, hold_torch(pinned, installed, offered))
+    arguments = ["--no-user", "--constraint", used] + list(requirements)
     if wheelhouse:
         arguments += ["--no-index", "--find-links", wheelhouse]
     elif missing:
-        say_size(python, arguments, folder)
+        update_pip(python, used)
+        say_size(folder, arguments, missing)
     if missing:
         say("installing {0} and what they need; this takes minutes.".format(in_words(missing)))
     quiet = [] if sys.stdout.isatty() else ["--quiet"]  # on a terminal pip draws its progress
-    status, _, errors = run_pip(python, ["install", "--no-user"] + quiet + arguments, show=True)
+    status, _, errors = run_pip(python, ["install"] + quiet + arguments, show=True)
     if status:
         raise SetupError(
             sentence_for(errors, folder)
             or (wheelhouse and lacking_in(wheelhouse, [name for name in missing if name not in offered], errors))
             or "pip could not install it: " + last_line(errors)
         )
+
+
+def update_pip(python, constraints):
+    version = run_pip(python, ["--version"])[1].split()[1:2]
+    if numbers("".join(version))[:2] < OLDEST_PIP:
+        run_pip(python, ["install", "--quiet", "--no-user", "--upgrade", "--constraint", constraints, "pip"])
 
 
 def name_of(requirement):
@@ -358,34 +366,40 @@ def hold_torch(pinned, installed, offered):
     return u"\n".join(lines + ["{0}=={1}".format(name, held[name]) for name in sorted(held)]) + u"\n"
 
 
-def say_size(python, arguments, folder):
-    """Say what there is to download before it starts; where that cannot be found, say this."""
+def say_size(folder, arguments, missing):
+    """Say what there is to download before it starts; where that cannot be found out, say this."""
     say("asking the package index what there is to download ...")
-    status, answer, _ = run_pip(python, ["--version"])
-    if not status and numbers(answer.split()[1])[:2] < OLDEST_PIP:
-        run_pip(python, ["install", "--quiet", "--upgrade", "pip"])
-    status, answer, errors = run_pip(python, ["install", "--dry-run", "--quiet", "--report", "-"] + arguments)
-    if status:
-        raise SetupError(sentence_for(errors, folder) or "pip cannot install it: " + last_line(errors))
-    found = json.loads(answer)["install"]
+    found = look_up(folder, arguments)
+    names = [one["metadata"]["name"] for one in found]
     sizes = measure([one["download_info"]["url"] for one in found], packages_in(folder))
-    named = sorted(zip(sizes, [one["metadata"]["name"] for one in found]), reverse=True)
-    total = sum(sizes)
-    unknown = "" if all(sizes) else ", not counting {0} whose size the index does not tell".format(sizes.count(0))
-    largest = ", ".join("{0} {1}".format(name, in_bytes(size)) for size, name in named[:4] if size)
+    total, unknown = sum(sizes), sizes.count(0)
     if total:
-        say("to download: up to {0} in {1} files ({2}){3}.".format(in_bytes(total), len(found), largest, unknown))
+        largest = sorted(zip(sizes, names), reverse=True)[:4]
+        listed = ", ".join("{0} {1}".format(name, in_bytes(size)) for size, name in largest)
+        rest = ", and {0} files whose size the index does not tell".format(unknown) if unknown else ""
+        say("to download: up to {0} in {1} files ({2}){3}.".format(in_bytes(total), len(found), listed, rest))
     else:
-        say("{0} packages are to be downloaded; how large they are could not be found out.".format(len(found)))
-    if any(name.startswith("nvidia-") for _, name in named):
+        say("how large the download is could not be found out.")
+    cuda = any(name.startswith("nvidia-") for name in names) or (sys.platform.startswith("linux") and not found)
+    if cuda and "torch" in missing:
         say(
-            "most of it is the CUDA build of torch, which the package index has for Linux; without an NVIDIA GPU, stop "
-            "this and install a CPU build of torch into {0} beforehand, or give a folder of wheels with one as "
-            "--wheelhouse.".format(folder)
+            "on Linux the package index has torch built for CUDA, several GB with all it needs; without an NVIDIA GPU, "
+            "stop this and install a CPU build of torch into {0} beforehand, or give --wheelhouse a folder of wheels "
+            "that has one.".format(folder)
         )
     free = free_space(folder)
     if total > free:
         raise SetupError("The disk of {0} has {1} free, and more is needed.".format(folder, in_bytes(free)))
+
+
+def look_up(folder, arguments):
+    """What pip would download, as its report lists it; empty where it does not say."""
+    question = ["install", "--dry-run", "--quiet", "--use-feature=fast-deps", "--report", "-"]
+    status, answer, errors = run_pip(python_in(folder), question + arguments, patience=PATIENCE)
+    meaning = sentence_for(errors, folder) if status else ""
+    if meaning:
+        raise SetupError(meaning)
+    return [] if status else json.loads(answer)["install"]
 
 
 def measure(addresses, packages):
@@ -427,24 +441,27 @@ def in_words(names):
     return ", ".join(names[:3]) + (", {0} more".format(len(names) - 3) if len(names) > 3 else "")
 
 
-def run_pip(python, arguments, show=False):
-    return run_quietly([python, "-m", "pip", "--disable-pip-version-check", "--retries", "3"] + arguments, show=show)
+def run_pip(python, arguments, **how):
+    return run_quietly([python, "-m", "pip", "--disable-pip-version-check", "--retries", "3"] + arguments, **how)
 
 
-def run_quietly(command, environment=None, show=False):
+def run_quietly(command, environment=None, show=False, patience=None):
     """(status, output, errors) of a command; with `show` its output goes to the screen as it comes."""
     environment = dict(environment or os.environ, PYTHONUTF8="1")
+    output = None if show else subprocess.PIPE
     try:
-        child = subprocess.Popen(
-            command, env=environment, stdout=None if show else subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        child = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.PIPE)
     except OSError as error:
         return 127, "", str(error)
     try:
-        output, errors = child.communicate()
+        output, errors = child.communicate(**({"timeout": patience} if patience else {}))
     except KeyboardInterrupt:
         child.wait()  # it has got Ctrl-C too, and tidies up
         raise
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return 124, "", ""
     return child.returncode, (output or b"").decode("utf-8", "replace"), errors.decode("utf-8", "replace")
 
 
@@ -493,7 +510,7 @@ def lacking_in(wheelhouse, missing, errors):
 
 
 def last_line(errors):
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    lines = [line.strip() for line in errors.splitlines() if line.strip() and not line.startswith("WARNING")]
     marked = [line for line in lines if line.startswith("ERROR") and "ResolutionImpossible" not in line]
     return (marked or lines or ["it said nothing"])[-1]
 

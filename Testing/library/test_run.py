@@ -206,7 +206,7 @@ def test_no_network_is_one_sentence(empty):
 
 
 def test_an_index_without_the_package_is_one_sentence(empty):
-    assert_refused(type_in(empty, "hello", PIP_NO_INDEX="1"), "pip cannot install it: ERROR: Cannot install toy>=1")
+    assert_refused(type_in(empty, "hello", PIP_NO_INDEX="1"), "pip could not install it: ERROR: Cannot install toy>=1")
 
 
 def test_a_wheelhouse_that_is_none_is_one_sentence(fresh):
@@ -279,7 +279,10 @@ def package_index(folder: Path, length: bool = True) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     ("length", "said"),
-    [(True, "to download: up to 3.0 MB in 1 files (toy 3.0 MB)."), (False, "how large they are could not be found")],
+    [
+        (True, "to download: up to 3.0 MB in 1 files (toy 3.0 MB)."),
+        (False, "how large the download is could not be found out."),
+    ],
 )
 def test_the_size_of_a_download_is_said_before_it(empty, tmp_path, length, said):
     make_wheel(tmp_path / "index" / "toy", "toy", "1.5")
