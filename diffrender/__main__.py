@@ -10,7 +10,7 @@ import typer
 
 from diffrender import __version__
 from diffrender.commands import demo, doctor, info, radiograph, samples
-from diffrender.commands.console import BAD_INPUT, FAILED, Console, example, explain
+from diffrender.commands.console import BAD_INPUT, FAILED, Console, example, explain, start
 
 # Plain help: it looks the same piped, on a narrow terminal and on a console that knows ASCII alone.
 app = typer.Typer(
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"diffrender {__version__}")
         return 0
-    console = Console(words)
+    console = start(words)
     try:
         code = _run(words, console)
         if sys.stdout is not None:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str], console: Console) -> int:
     command = typer.main.get_command(app)
     try:
-        with console.notices(), command.make_context("diffrender", words, obj=console) as context:
+        with console.notices(), command.make_context("diffrender", words) as context:
             command.invoke(context)
         return 0
     except BrokenPipeError:

@@ -245,6 +245,21 @@ class Console:
             print(text, file=sys.stderr, flush=True)
 
 
+_console = Console()
+
+
+def start(words: Sequence[str]) -> Console:
+    """The console of a command line that begins."""
+    global _console
+    _console = Console(words)
+    return _console
+
+
+def current() -> Console:
+    """The console of the command that runs."""
+    return _console
+
+
 def explain(console: Console, problem: BaseException) -> int:
     """Say a problem in one text and give its exit code."""
     if console.debug:
@@ -262,7 +277,7 @@ def explain(console: Console, problem: BaseException) -> int:
     if isinstance(problem, MemoryError) or any(words in str(problem) for words in OUT_OF_MEMORY):
         text = "The memory is full. Close other programs, or use a smaller --size or a smaller volume."
         return console.error("MemoryError", text, FAILED)
-    last = traceback.format_exception_only(problem)[-1].strip()
+    last = traceback.format_exception_only(problem)[-1].strip().partition("\n")[0]
     text = (
         f"{last}{_place(problem)}. This is a fault in DiffRender, not in what you typed: please report it, with what "
         "the same command prints with --debug added."

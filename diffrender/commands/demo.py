@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from diffrender.commands.console import Console, Debug, Json, example
+from diffrender.commands.console import Debug, Json, current, example
 from diffrender.commands.target import check_writable
 from diffrender.errors import PathError, SettingError
 
@@ -14,7 +14,6 @@ NEED = 50 * 2**20  # bytes; the page holds all its pictures
 
 
 def demo(
-    context: typer.Context,
     ct: Annotated[
         str | None, typer.Option(metavar="F", help="A CT of yours instead of the torso that we draw.")
     ] = None,
@@ -27,7 +26,7 @@ def demo(
 
     With --json the line "cancel" on stdin, or its end, stops it.
     """
-    console: Console = context.obj
+    console = current()
     if labels is not None and ct is None:
         raise SettingError(f"--labels {labels} belongs to a CT; give that too, with --ct.")
     for path in filter(None, (ct, labels)):

@@ -17,7 +17,7 @@ from types import ModuleType
 import typer
 
 from diffrender import __version__
-from diffrender.commands.console import FAILED, Console, Debug, Json, example
+from diffrender.commands.console import FAILED, Debug, Json, current, example
 
 EXAMPLE = example("diffrender doctor")
 # What the library cannot work without; the first word is the module, the second the package.
@@ -61,12 +61,12 @@ class Finding:
     advice: str = ""
 
 
-def doctor(context: typer.Context, json: Json = False, debug: Debug = False) -> None:
+def doctor(json: Json = False, debug: Debug = False) -> None:
     """Say what this machine has, what is slow and why, and what to type.
 
     Ends with 0 even where something optional is missing, with 1 where the library cannot work.
     """
-    console: Console = context.obj
+    console = current()
     findings = examine()
     works = all(finding.state != BROKEN for finding in findings)
     console.result({"works": works, "findings": [asdict(finding) for finding in findings]}, page(findings))

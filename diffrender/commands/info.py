@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffrender.commands.console import Console, Debug, Json, example
+from diffrender.commands.console import Debug, Json, current, example
 from diffrender.errors import PathError
 
 EXAMPLE = example("diffrender info ct.nii.gz")
@@ -44,7 +44,6 @@ Facts = dict[str, Any]
 
 
 def info(
-    context: typer.Context,
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A volume, labels, mesh, camera, radiograph, or a folder of DICOM.")
     ],
@@ -56,7 +55,7 @@ def info(
     Knows volumes (NIfTI, NRRD, MHA, DICOM) and their series, labels and their tables, meshes, cameras, radiographs
     that we wrote, and DICOM X-rays. It says nothing of the patient.
     """
-    console: Console = context.obj
+    console = current()
     facts = examine(file)
     console.result({"file": file, **facts}, "\n".join([f"{file} is {facts.pop('is')}", *_lines(facts)]))
 

@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import asdict
+from enum import Enum
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffrender.commands.console import Console, Debug, Json, example
+from diffrender.commands.console import Debug, Json, current, example
 from diffrender.commands.target import Target, check_overwrites, check_writable, suffix_of, target_of
 from diffrender.errors import GeometryError, SettingError
 from diffrender.jobs import Progress
@@ -26,8 +27,30 @@ LISTED = 16  # labels named on the screen; the JSON line has them all
 WORDS = {"R": "right", "L": "left", "A": "front", "P": "back", "H": "head", "F": "feet"}
 
 
+# The choices of RadiographSettings, here as well because --help imports no torch; a test compares.
+class Kind(str, Enum):
+    """What the pixels are."""
+
+    log_attenuation = "log-attenuation"
+    intensity = "intensity"
+
+
+class Masks(str, Enum):
+    """What masks are."""
+
+    hard = "hard"
+    soft = "soft"
+
+
+class Backend(str, Enum):
+    """What casts the rays."""
+
+    auto = "auto"
+    torch = "torch"
+    warp = "warp"
+
+
 def radiograph(
-    context: typer.Context,
     ct: Annotated[str, typer.Argument(metavar="CT", help="NIfTI, NRRD, MHA, or a DICOM file, folder or zip.")],
     labels: Annotated[
         str | None,
@@ -55,14 +78,14 @@ def radiograph(
         typer.Option(metavar="MM", help="Pixels of the detector [mm]; by default it is as large as the CT needs."),
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="log-attenuation (bone bright) or intensity (bone dark).")
-    ] = "log-attenuation",
+        Kind, typer.Option(help="log-attenuation: bone bright; intensity: bone dark.")
+    ] = Kind.log_attenuation,
     energy: Annotated[float, typer.Option(metavar="KEV", help="At which HU become attenuation [keV].")] = 70.0,
-    masks: Annotated[str, typer.Option(help="hard or soft masks of the labels.")] = "hard",
+    masks: Annotated[Masks, typer.Option(help="Of the labels: yes or no, or shares from 0 to 1.")] = Masks.hard,
     threshold: Annotated[
         float, typer.Option(metavar="MM", help="A label is seen where its path is longer [mm].")
     ] = 1.0,
-    backend: Annotated[str, typer.Option(help="auto, torch or warp.")] = "auto",
+    backend: Annotated[Backend, typer.Option(help="What casts the rays; auto takes the fastest.")] = Backend.auto,
     anonymous: Annotated[bool, typer.Option("--anonymous", help="No patient fields in DICOM output.")] = False,
     out: Annotated[
         str | None,
@@ -88,14 +111,14 @@ def radiograph(
     from diffrender.views import PRESETS
     from diffrender.xray import scene_of
 
-    console: Console = context.obj
+    console = current()
     if camera is not None and (preset is not None or pixel_size is not None):
         other = "--preset" if preset is not None else "--pixel-size"
         raise SettingError(
             f"--camera already says where the picture is taken from and how large its pixels are; leave out {other}."
         )
     # A CT may take a minute to read: what can be wrong without it is asked before.
-    settings = dr.RadiographSettings(kind, energy, masks, threshold, backend=backend)  # pyright: ignore[reportArgumentType]
+    settings = dr.RadiographSettings(kind.value, energy, masks.value, threshold, backend=backend.value)  # pyright: ignore[reportArgumentType]
     linear_map(energy)
     preset = preset or "frontal"
     if preset not in PRESETS:
@@ -221,21 +244,21 @@ def sentences(picture: dict[str, Any]) -> list[str]:
     """The same for a person."""
     (h, w), (row, column) = picture["camera"]["image_size"], picture["camera"]["pixel_size"]
     shade = "bone bright" if picture["kind"] == "log-attenuation" else "bone dark"
-    sides = {
-        edge: " and ".join(WORDS[letter] for letter in letters) for edge, letters in picture["orientation"].items()
-    }
+    left, right, top = (
+        " and ".join(WORDS[n] for n in picture["orientation"][edge]) for edge in ("left", "right", "top")
+    )
     extent = f"{picture['lowest']:.3g} to {picture['highest']:.3g}"
     seen_from = "detector" if picture["seen_from_detector"] else "source"
     lines = [
         f"{picture['file']}: {picture['kind']} ({shade}) {extent}, {h} x {w} pixels of {row:.3g} x {column:.3g} mm",
-        f"  Patient's {sides['left']} on the left, {sides['right']} on the right, {sides['top']} on top; from the {seen_from}.",
+        f"  The patient's {left} is on the image's left, {right} on its right, {top} on top; seen from the {seen_from}.",
     ]
     if picture["labels"]:
         seen = [label["name"] for label in picture["labels"] if label["pixels"]]
         missing = [label["name"] for label in picture["labels"] if not label["pixels"]]
         lines.append(f"  Labels seen, {len(seen)} of {len(picture['labels'])}: {_listed(seen)}.")
         if missing:
-            lines.append(f"  Labels outside the picture: {_listed(missing)}.")
+            lines.append(f"  Labels not in the picture: {_listed(missing)}.")
     return lines
 
 

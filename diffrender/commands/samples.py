@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffrender.commands.console import Console, Debug, Json, Stopped, example
+from diffrender.commands.console import Debug, Json, Stopped, current, example
 from diffrender.errors import SettingError
 from diffrender.jobs import Progress
 
@@ -16,11 +16,11 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Public data
 
 
 @app.command("list", epilog=example("diffrender samples list"))
-def list_(context: typer.Context, json: Json = False, debug: Debug = False) -> None:
+def list_(json: Json = False, debug: Debug = False) -> None:
     """List the samples: what they are, how large, under which licence, and where they lie."""
     from diffrender.samples import cache_folder, is_here, list_samples
 
-    console: Console = context.obj
+    console = current()
     entries = [{**facts(sample), "here": is_here(sample)} for sample in list_samples()]
     width = max(len(entry["name"]) for entry in entries)
     lines = [
@@ -38,7 +38,6 @@ def list_(context: typer.Context, json: Json = False, debug: Debug = False) -> N
 
 @app.command(epilog=EXAMPLE)
 def get(
-    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `diffrender samples list` names it.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch without asking.")] = False,
     json: Json = False,
@@ -51,7 +50,7 @@ def get(
     """
     from diffrender.samples import describe, get_sample, is_here, list_samples
 
-    console: Console = context.obj
+    console = current()
     sample = next((sample for sample in list_samples() if sample.name == name), None)
     if sample is None:  # it knows the names that are near
         get_sample(name)
@@ -69,7 +68,6 @@ def get(
 
 @app.command(epilog=example("diffrender samples remove pelvis-atlas"))
 def remove(
-    context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which one.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     json: Json = False,
@@ -78,7 +76,7 @@ def remove(
     """Remove a fetched sample, or all, from the cache."""
     from diffrender.samples import cache_folder, remove_samples
 
-    console: Console = context.obj
+    console = current()
     if (name is None) != all_:
         raise SettingError("Say which sample to remove, or --all for all of them; one of the two.")
     freed = remove_samples(name)
