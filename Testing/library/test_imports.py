@@ -20,8 +20,8 @@ LAYERS = (
     ("diffrender", "errors"),
     ("volume", "camera", "mesh", "pose", "jobs"),
     ("rays", "physics"),
-    ("xray", "views", "phantom", "solids"),
-    ("io",),
+    ("xray", "display", "views", "phantom"),
+    ("io", "provenance", "samples"),
     ("dvr", "synth", "fit"),
     ("mrml", "demo"),
     ("commands",),
@@ -30,7 +30,13 @@ LAYERS = (
 NEIGHBOURS_APART = {"dvr", "synth", "fit", "mrml", "demo"}  # share a layer and must not know each other
 SLICERS_OWN = ("slicer", "qt", "ctk", "mrml", "vtkSlicer", "vtkMRML", "vtkSegmentationCore", "MRML", "PythonQt")
 HEAVY = {"torch", "numpy", "scipy", "vtk", "vtkmodules", "SimpleITK", "pydicom", "monai", "warp", "slicer", "jaxtyping"}
-DISTRIBUTION = {"gdcm": "python-gdcm", "openjpeg": "pylibjpeg-openjpeg", "PIL": "pillow", "warp": "warp-lang"}
+DISTRIBUTION = {
+    "gdcm": "python-gdcm",
+    "openjpeg": "pylibjpeg-openjpeg",
+    "PIL": "pillow",
+    "vtkmodules": "vtk",
+    "warp": "warp-lang",
+}
 
 
 def sources() -> list[Path]:
