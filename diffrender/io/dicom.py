@@ -157,13 +157,13 @@ def _arrays(file: BufferedIOBase, header: Dataset, indices: Sequence[int]) -> Ge
     first, which is less than the volume, and shows whether its end is missing: not every decoder would say."""
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is not None and len(indices) > 1 and not (syntax.is_encapsulated or syntax.is_deflated):
-        yield from iter_pixels(file, indices=list(indices), raw=True)
+        yield from iter_pixels(file, indices=list(indices))  # pyright: ignore[reportArgumentType]
         return
     dataset = dcmread(file, force=True)
     if syntax is None:  # as old as its missing preamble
         implicit = dataset.original_encoding[0]
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    yield from iter_pixels(dataset, indices=list(indices), raw=True)
+    yield from iter_pixels(dataset, indices=list(indices))
 
 
 def _undecoded(part: Part, header: Dataset, index: int, problem: BaseException) -> DicomError:

@@ -1,6 +1,7 @@
 """Files before they are read: what a path leads to, what kind of file that is, and whether memory holds it."""
 
 import gzip
+import os
 import struct
 import zipfile
 import zlib
@@ -17,15 +18,16 @@ KNOWN = (
 )
 # What a person may take for a volume by mistake, by its first bytes.
 _STRANGERS = (
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"II*\0", "a TIFF picture"),
-    (b"MM\0*", "a TIFF picture"),
-    (b"\x89HDF", "an HDF5 file"),
+    (b"\x89PNG", "a PNG picture, not a volume"),
+    (b"\xff\xd8\xff", "a JPEG picture, not a volume"),
+    (b"II*\0", "a TIFF picture, not a volume"),
+    (b"MM\0*", "a TIFF picture, not a volume"),
+    (b"\x89HDF", "an HDF5 file, not a volume of a kind that is read here"),
+    (b"PK\3\4", "a zip that is truncated or damaged; copy or download it again"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it, and give the folder"),
     (b"Rar!", "a RAR archive; unpack it, and give the folder"),
     (b"BZh", "a bzip2 archive; unpack it first"),
-    (b"%PDF", "a PDF document"),
+    (b"%PDF", "a PDF document, not a volume"),
     (b"# vtk DataFile", "a legacy VTK file; save the volume as NRRD or NIfTI"),
 )
 
@@ -108,11 +110,10 @@ def parts_of(path: str | Path) -> Iterator[list[Part]]:
     """The files in a folder (and the folders in it) or in a zip, or the one file. Raises: PathError."""
     place = found(path)
     if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.is_file() or file.is_symlink())
-        yield [Part(_shown(path, place, file), _opener(file)) for file in files]
+        yield [Part(_shown(path, place, file), _opener(file)) for file in _files_below(path, place)]
     elif zipfile.is_zipfile(place):
         with zipfile.ZipFile(place) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            entries = [entry for entry in archive.infolist() if not entry.is_dir() and not _is_shadow(entry.filename)]
             if any(entry.flag_bits & 1 for entry in entries):
                 raise PathError(f"{path} is a zip with a password. Unpack it, and give the folder.")
             yield [Part(f"{path}: {entry.filename}", _opener_in(archive, entry)) for entry in entries]
@@ -171,6 +172,25 @@ def _shown(path: str | Path, place: Path, file: Path) -> str:
     return str(Path(path) / file.relative_to(place))
 
 
+def _files_below(path: str | Path, place: Path) -> list[Path]:
+    def closed(problem: OSError) -> None:  # os.walk, and rglob too, would leave the folder out without a word
+        raise PathError(
+            f"{path}: its folder {problem.filename} cannot be read ({problem.strerror}). Check who may read it."
+        )
+
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(place, onerror=closed)
+        for name in names
+        if not _is_shadow(name)
+    )
+
+
+def _is_shadow(name: str) -> bool:
+    """What macOS puts beside every file on a foreign disk or in a zip, under the same name and suffix."""
+    return name.rpartition("/")[2].startswith("._")
+
+
 def _opener(file: Path) -> Callable[[], BufferedIOBase]:
     return lambda: file.open("rb")
 
@@ -195,7 +215,7 @@ def _what_it_is(place: Path, head: bytes, inside: bytes) -> str:
         return "is a gzip file, but what is packed in it is no NIfTI; unpack it, and give what comes out"
     for magic, what in _STRANGERS:
         if head.startswith(magic):
-            return f"is {what}, not a volume"
+            return f"is {what}"
     text = b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
     named = "".join(place.suffixes[-2:]) if place.suffix == ".gz" else place.suffix
     return f"is {'a text file' if text else 'of an unknown kind'}{f', although it is named {named}' if named else ''}"

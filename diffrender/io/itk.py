@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffrender.errors import GeometryError, ImageError, PathError
+from diffrender.errors import GeometryError, ImageError, PathError, notify
 from diffrender.io.files import check_memory, found
 from diffrender.volume import Volume, check_affine
 
@@ -30,6 +30,7 @@ def read_itk(path: str | Path) -> Volume:
     size = reader.GetSize()
     _check_size(path, size, reader.GetNumberOfComponents())
     check_memory(path, 1.02 * np.prod(size, dtype=float) * _bytes_per_voxel(reader.GetPixelID()))
+    _check_header(path)
     affine = _affine(path, reader)
     try:
         image = reader.Execute()
@@ -61,12 +62,34 @@ def _bytes_per_voxel(pixel: int) -> int:
     )
 
 
+def _check_header(path: str | Path) -> None:
+    """Refuse a file without spacing, and say where orientation is missing: ITK fills both in without a word."""
+    with found(path).open("rb") as file:
+        head = file.read(1 << 16)
+    if head.startswith(b"NRRD"):
+        head = head.partition(b"\n\n")[0].partition(b"\r\n\r\n")[0]
+        spaced, turned = b"spacings:" in head or b"space directions:" in head, b"space directions:" in head
+    else:
+        spaced = b"ElementSpacing" in head or b"ElementSize" in head
+        turned = any(word in head for word in (b"TransformMatrix", b"Rotation", b"Orientation"))
+    if not spaced:
+        raise GeometryError(
+            f"{path} has no spacing, so the size of its voxels is not known and every length would be a guess. Write "
+            "the volume again with its spacing."
+        )
+    if not turned:
+        notify(
+            f"{path} does not say how the patient lies (no directions in its header): its axes are taken as left, "
+            "posterior and superior, as Slicer does. Check left and right before you rely on them."
+        )
+
+
 def _affine(path: str | Path, reader) -> np.ndarray:
     spacing = np.array(reader.GetSpacing())
     if not (np.isfinite(spacing) & (spacing > 0)).all():
         raise GeometryError(
-            f"{path} has a spacing that is negative, zero or missing: {' x '.join(f'{s:.4g}' for s in spacing)} mm. "
-            "Lengths along rays need it; write the volume again with its true spacing."
+            f"{path} has a negative, zero or missing spacing, {' x '.join(f'{s:.4g}' for s in spacing)} mm: its affine "
+            "is singular or left and right are not sure. Write the volume again with its true spacing."
         )
     lps_from_voxel = np.eye(4)
     lps_from_voxel[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * spacing
@@ -81,7 +104,8 @@ class _Buffer:
 
     def __init__(self, image, view: np.ndarray):
         self.image = image
-        self.__array_interface__ = view.__array_interface__
+        where, _ = view.__array_interface__["data"]
+        self.__array_interface__ = {**view.__array_interface__, "data": (where, False)}  # ours alone, so not read-only
 
 
 def _values(image) -> np.ndarray:
@@ -103,7 +127,8 @@ def _unreadable(path: str | Path, problem: RuntimeError) -> PathError | Geometry
             f"{path}: its affine is singular, sheared, or has a negative or missing spacing, so voxels have no volume. "
             "Its header is damaged; write the volume again."
         )
+    said = [line for line in words.splitlines() if line and not line.startswith("Reason:")]  # "file not found", always
     return PathError(
         f"{path} cannot be read: it is truncated or damaged, or the file that its header names is not there. Fetch it "
-        f"again. (ITK: {words.splitlines()[-1][:200]})"
+        f"again. (ITK: {said[-1][:200] if said else 'no reason'})"
     )

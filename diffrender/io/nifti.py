@@ -74,7 +74,7 @@ def read_nifti(path: str | Path) -> Volume:
             f"{path} is truncated or damaged: its gzip stream cannot be unpacked to the end. Its copy or download "
             "broke off; fetch it again."
         ) from None
-    return Volume(values, torch.from_numpy(affine), source=str(path))  # pyright: ignore[reportArgumentType]
+    return Volume(torch.from_numpy(values), torch.from_numpy(affine), source=str(path))
 
 
 def _opened(place: Path) -> BufferedIOBase:
@@ -165,6 +165,12 @@ def _affine(path: str | Path, header: Header) -> np.ndarray:
     matrix = matrix.copy()
     matrix[:3] *= header.unit
     check_affine(torch.from_numpy(matrix), f"{path}: its affine ({name})")
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0) / header.unit
+    if not np.allclose(lengths, steps, rtol=1e-3):
+        notify(
+            f"{path} gives two spacings, {' x '.join(f'{s:.4g}' for s in lengths)} mm ({name}) and "
+            f"{' x '.join(f'{s:.4g}' for s in steps)} mm (pixdim); the first is used. Slicer takes the second."
+        )
     return matrix
 
 

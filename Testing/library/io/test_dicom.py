@@ -157,6 +157,26 @@ def test_a_zip_and_folders_in_folders(tmp_path, folder, values):
         assert volume.source == str(path)
 
 
+def test_twelve_bits_in_sixteen(tmp_path, values):
+    """Signed numbers of 12 bits without their sign above, and an overlay in the four bits that they leave."""
+
+    def packed(dataset, k):
+        stored = np.frombuffer(dataset.PixelData, "<i2")
+        dataset.BitsStored, dataset.HighBit = 12, 11
+        dataset.PixelData = (
+            ((stored & 0x0FFF) | np.where(np.arange(stored.size) % 5, 0, 0x3000)).astype("<i2").tobytes()
+        )
+
+    write_series(tmp_path / "ct", values, OBLIQUE, signed=True, intercept=0, edit=packed)
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct").values.numpy(), values)
+
+
+def test_what_macos_leaves_beside_files_is_none_of_the_series(folder, values):
+    (folder / "._IM0001.dcm").write_bytes(b"\0\5\x16\7" + bytes(400))
+    (folder / ".DS_Store").write_bytes(bytes(400))
+    np.testing.assert_array_equal(read_volume(folder).values.numpy(), values)
+
+
 def test_a_multi_frame_file_in_a_zip(tmp_path, values):
     path = write_enhanced(tmp_path / "e.dcm", values, OBLIQUE, syntax=JPEG2000Lossless)
     with zipfile.ZipFile(tmp_path / "e.zip", "w", zipfile.ZIP_DEFLATED) as packed:
