@@ -68,7 +68,7 @@ def _read_seg(path: Path, shown: str) -> LabelSource:
             f"{HALF} are taken as inside."
         )
     parts = _label_map_part(seg, shown) if label_map else _segment_parts(seg, numbers, shown)
-    return LabelSource(shown, structures, parts, str(seg.get("FrameOfReferenceUID", "")) or None)
+    return LabelSource(shown, structures, parts, str(seg.get("FrameOfReferenceUID", "")) or None, cropped=True)
 
 
 def _label_map_part(seg: highdicom.seg.Segmentation, shown: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,9 +1,6 @@
 """What every kind of label file is turned into before it is laid on a volume; and image files as such a source."""
 
-import gzip
 import re
-import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +9,13 @@ import numpy as np
 import SimpleITK
 import torch
 
-from diffrender.errors import LabelError, PathError
+from diffrender.errors import InputError, LabelError
+from diffrender.io.files import found
+from diffrender.io.nifti import read_nifti
 from diffrender.volume import check_affine
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-LARGEST_ID = 2**31 - 1  # what int32 holds
+LARGEST_ID = 2**24  # up to here single-precision numbers, in which label maps come too, tell whole numbers apart
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -43,6 +42,7 @@ class LabelSource:
             for, one at a time.
         frame_of_reference: DICOM's UID of the patient's coordinate system, where the file has one.
         ids_from_names: the file itself has names and no ids (a folder of masks).
+        cropped: its format leaves out what is empty, so that a smaller lattice of the same voxels is no news.
     """
 
     shown: str
@@ -50,25 +50,39 @@ class LabelSource:
     parts: Iterable[tuple[np.ndarray, np.ndarray]]
     frame_of_reference: str | None = None
     ids_from_names: bool = False
+    cropped: bool = False
 
 
-def read_image(path: Path, shown: str) -> SimpleITK.Image:
-    """An image file with three axes, or with a list axis besides. Raises: PathError, LabelError, GeometryError."""
-    if not path.is_file():
-        raise PathError(
-            f"{shown} does not exist. Labels are a file, a folder of masks or a zip of one; check the path."
-        )
-    if path.stat().st_size == 0:
-        raise PathError(f"{shown} is empty (0 bytes): the copy or the export broke off. Copy or export it again.")
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        _check_complete_nifti(path, shown)
+@dataclass(frozen=True, eq=False)
+class LabelImage:
+    """An image file: layers (layer, k, j, i) of whole numbers, world_from_voxel (4, 4) RAS [mm], header fields."""
+
+    layers: np.ndarray
+    world_from_voxel: np.ndarray
+    fields: dict[str, str]
+
+
+def read_label_image(path: Path, shown: str) -> LabelImage:
+    """A label map of three axes, or with a list axis besides. Raises: as `read_labels`, and ImageError."""
     try:
-        image = SimpleITK.ReadImage(str(path))
+        place = found(path)
+        if place.name.lower().endswith((".nii", ".nii.gz")):  # by the same hand as the CT, so that their lattices agree
+            volume = read_nifti(place)
+            return LabelImage(whole_numbers(volume.values.numpy()[None], shown), volume.world_from_voxel.numpy(), {})
+        return _read_by_itk(place, shown)
+    except InputError as error:  # a file from a zip lies elsewhere for the moment
+        raise type(error)(str(error).replace(str(path), shown)) from None
+
+
+def _read_by_itk(place: Path, shown: str) -> LabelImage:
+    try:
+        image = SimpleITK.ReadImage(str(place))
     except RuntimeError as error:
         raise LabelError(
             f"{shown} cannot be read as labels: {_reason(error)}. It is damaged, cut off or of another kind (labels "
             "are NIfTI, NRRD, .seg.nrrd, MHA, DICOM SEG, RTSTRUCT, or a folder or zip of masks). Export it again."
         ) from error
+    fields = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetDimension() != 3:
@@ -76,23 +90,14 @@ def read_image(path: Path, shown: str) -> SimpleITK.Image:
             f"{shown} has {image.GetDimension()} axes {list(image.GetSize())}: labels lie on a lattice with three. "
             "Save one three-dimensional image (of a series over time, the one that belongs to this CT)."
         )
-    check_affine(torch.from_numpy(lattice_of(image)), f"{shown}: its lattice")
-    return image
-
-
-def lattice_of(image: SimpleITK.Image) -> np.ndarray:
-    """world_from_voxel (4, 4), RAS [mm], of an image whose header says LPS."""
     lps_from_voxel = np.eye(4)
     lps_from_voxel[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     lps_from_voxel[:3, 3] = image.GetOrigin()
-    return RAS_FROM_LPS @ lps_from_voxel
-
-
-def layers_of(image: SimpleITK.Image, shown: str) -> np.ndarray:
-    """The voxels as (layer, k, j, i) whole numbers of the smallest type that holds them. Raises: LabelError."""
+    world_from_voxel = RAS_FROM_LPS @ lps_from_voxel
+    check_affine(torch.from_numpy(world_from_voxel), f"{shown}: its affine")
     array = SimpleITK.GetArrayViewFromImage(image)
-    array = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
-    return whole_numbers(array, shown)
+    layers = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
+    return LabelImage(whole_numbers(layers, shown), world_from_voxel, fields)
 
 
 def whole_numbers(array: np.ndarray, shown: str) -> np.ndarray:
@@ -100,10 +105,8 @@ def whole_numbers(array: np.ndarray, shown: str) -> np.ndarray:
 
     Raises: LabelError for NaN, fractions, negative numbers, and ids beyond int32.
     """
-    planes = array.reshape(-1, *array.shape[-2:]) if array.flags.c_contiguous else [p for a in array for p in a]
-    largest = 0
-    for plane in planes:
-        largest = max(largest, _largest(plane, shown))
+    planes = [plane for layer in array for plane in layer]
+    largest = max(_largest(plane, shown) for plane in planes)
     out = np.empty(array.shape, smallest_type(largest))
     for copy, plane in zip(out.reshape(-1, *out.shape[-2:]), planes, strict=True):
         copy[:] = plane
@@ -156,47 +159,3 @@ def _reason(error: Exception) -> str:
     """The last words of ITK's several lines."""
     text = re.sub(r"\s+", " ", str(error).split("ITK ERROR:")[-1]).strip().rstrip(".")
     return re.sub(r"^\w+\(0x[0-9a-f]+\):\s*", "", text)[:200]
-
-
-def _check_complete_nifti(path: Path, shown: str) -> None:
-    """ITK reads a NIfTI that was cut off without a word and leaves the rest undefined; so its length is counted here.
-
-    Source: nifti1.h and nifti2.h, NIMH: sizeof_hdr, dim, bitpix, vox_offset.
-    """
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as file:
-            head = file.read(352)
-            expected = _nifti_length(head)
-            length = len(head)
-            while block := file.read(2**20):
-                length += len(block)
-    except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
-        raise LabelError(
-            f"{shown} is cut off or damaged: its compressed data end early. Copy or export it again."
-        ) from error
-    if expected and length < expected:
-        raise LabelError(
-            f"{shown} is cut off: it holds {length} bytes and its header announces {expected}. Copy or export it again."
-        )
-
-
-def _nifti_length(head: bytes) -> int:
-    """The bytes a single-file NIfTI needs; 0 where this is no such header, which ITK then says."""
-    for order in "<>":
-        if len(head) >= 348 and struct.unpack_from(order + "i", head)[0] == 348:
-            dim = struct.unpack_from(order + "8h", head, 40)
-            bits, offset = struct.unpack_from(order + "h", head, 72)[0], struct.unpack_from(order + "f", head, 108)[0]
-        elif len(head) >= 348 and struct.unpack_from(order + "i", head)[0] == 540:
-            dim, bits = struct.unpack_from(order + "8q", head, 16), struct.unpack_from(order + "h", head, 14)[0]
-            offset = struct.unpack_from(order + "q", head, 168)[0]
-        else:
-            continue
-        if not 1 <= dim[0] <= 7:
-            return 0
-        voxels = 1
-        for n in dim[1 : dim[0] + 1]:
-            voxels *= max(n, 1)
-        return int(offset) + voxels * bits // 8
-    return 0

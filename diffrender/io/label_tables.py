@@ -2,22 +2,22 @@
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from diffrender.errors import LabelError, PathError
+from diffrender.errors import LabelError
+from diffrender.io.files import found
+from diffrender.io.label_sources import LARGEST_ID
 
 TABLES = {"totalsegmentator-v1": "totalsegmentator-v1.csv", "totalsegmentator-v2": "totalsegmentator-v2.csv"}
 # Which column is which, the surest first; "label" is the id where another column names, and the name where one has ids.
 ID_COLUMNS = ("id", "labelvalue", "value", "index", "label")
 NAME_COLUMNS = ("name", "structure", "label")
-LARGEST_ID = 2**31 - 1  # what int32 holds
 
-Names = str | os.PathLike | Mapping
+Names = str | Path | Mapping
 
 
 def read_label_table(names: Names) -> dict[int, str]:
@@ -38,17 +38,13 @@ def read_label_table(names: Names) -> dict[int, str]:
 
 
 def _file_rows(path: Path, shown: str) -> Iterable[tuple[Any, Any]]:
-    if not path.is_file():
-        raise PathError(
-            f"{shown} is not there, or is no file: it should be a table that names the labels, a CSV or JSON with the "
-            f"columns id and name. Check the path, or take one of the built-in tables: {', '.join(TABLES)}."
-        )
+    path = found(path)
+    if path.is_dir():
+        raise LabelError(f"{shown} is a folder: the table that names labels is a CSV or JSON file. Give its path.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         text = path.read_text(encoding="latin-1")  # a CSV saved by a spreadsheet in the system's own code page
-    except OSError as error:
-        raise PathError(f"{shown} cannot be read ({error.strerror}). Check who may read it.") from error
     if not text.strip():
         raise LabelError(f"{shown} is empty: a table of labels has the columns id and name. Save it again.")
     if path.suffix.lower() == ".json":

@@ -1,6 +1,5 @@
 """Labels in: every kind of file that holds them, laid on a volume's lattice, with the names of what they are."""
 
-import os
 import tempfile
 import zipfile
 import zlib
@@ -16,13 +15,12 @@ from torch import Tensor
 
 from diffrender.errors import LabelError, PathError, notify
 from diffrender.io.dicom_labels import is_dicom, read_dicom_labels
+from diffrender.io.files import found
 from diffrender.io.label_sources import (
     IMAGE_SUFFIXES,
     LabelSource,
     Structure,
-    lattice_of,
-    layers_of,
-    read_image,
+    read_label_image,
     smallest_type,
     values_in,
 )
@@ -38,7 +36,7 @@ SPECK = 1e-3
 
 
 def read_labels(
-    path: str | os.PathLike, volume: Volume, names: Names | None = None
+    path: str | Path, volume: Volume, names: Names | None = None
 ) -> tuple[Shaped[Tensor, "k j i"] | Bool[Tensor, "n k j i"], dict[int, str]]:
     """Labels on the volume's lattice, and what they are called.
 
@@ -52,7 +50,7 @@ def read_labels(
         ids (k, j, i), 0 for background, in the smallest of uint8, int16, int32; or (n, k, j, i) bool where structures
         overlap, one layer for each that has a voxel.
         {id: name}: all of the table, or what the file itself names; for layers exactly one name each, in their order.
-    Raises: PathError, LabelError, GeometryError.
+    Raises: PathError, LabelError, GeometryError, ImageError.
     """
     table = None if names is None else read_label_table(names)
     with ExitStack() as stack:
@@ -73,9 +71,10 @@ def read_labels(
 
 
 def _open(path: Path, shown: str, volume: Volume, stack: ExitStack) -> LabelSource:
+    path = found(path)
     if path.is_dir():
         return _read_folder(path, shown, volume)
-    if path.suffix.lower() == ".zip" and path.is_file():
+    if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffrender-")))
         try:
             with zipfile.ZipFile(path) as archive:
@@ -126,15 +125,14 @@ def _masks_source(masks: list[Path], shown: str) -> LabelSource:
 def _mask_parts(masks: list[Path], shown: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for file in masks:
         where = f"{shown} ({file.name})"
-        image = read_image(file, where)
-        layers = layers_of(image, where)
-        values = values_in(layers)
-        if len(layers) > 1 or len(values) > 1:
+        image = read_label_image(file, where)
+        values = list(values_in(image.layers))
+        if len(image.layers) > 1 or len(values) > 1:
             raise LabelError(
                 f"{where} holds the values {_listed(values)}: in a folder of masks each file is 0 and one other value, "
                 "the structure that the file's name says. Move it away, or give the path of this one file."
             )
-        yield (layers[0] != 0).astype(np.uint8), lattice_of(image)
+        yield (image.layers[0] != 0).view(np.uint8), image.world_from_voxel
 
 
 def _stem(file: Path) -> str:
@@ -148,7 +146,7 @@ def _with_table(source: LabelSource, table: dict[int, str], names: Names | None)
     own = [structure.name for structure in source.structures if structure.name]
     unknown = [name for name in own if name not in ids]
     if own and len(own) == len(source.structures) and len(set(own)) == len(own) and not unknown:
-        return replace(source, structures=tuple(replace(s, id=ids[s.name]) for s in source.structures))
+        return replace(source, structures=tuple(replace(s, id=ids[str(s.name)]) for s in source.structures))
     if source.ids_from_names:
         raise LabelError(
             f"{source.shown} holds masks that {what} does not name: {_listed(unknown)}. A mask without an id could not "
@@ -234,6 +232,8 @@ def _on_lattice(source: LabelSource, volume: Volume) -> Iterator[np.ndarray]:
             "They belong to another scan, or one of the two lost its place in the patient. Give the labels of this CT."
         )
     coincide = centres_coincide(elsewhere[1], volume)
+    if coincide and source.cropped:
+        return
     notify(
         f"{source.shown} lies on another lattice than the volume and was resampled to the nearest voxel"
         f"{' (voxel centres coincide, so nothing within the volume changed)' if coincide else ''}: the labels are "

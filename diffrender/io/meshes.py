@@ -1,6 +1,5 @@
 """Surfaces in and out: STL, PLY, OBJ, VTK and VTP; files in LPS or RAS, the library in RAS [mm]."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ SPACE = "SPACE=RAS"  # the note in a mesh file's header that Slicer writes and h
 TITLE = f"DiffRender mesh [mm]; {SPACE}"
 
 
-def read_mesh(path: str | os.PathLike, world: str | None = None) -> Mesh:
+def read_mesh(path: str | Path, world: str | None = None) -> Mesh:
     """A surface, in RAS [mm], its vertices in the file's order.
 
     Args:
@@ -60,6 +59,11 @@ def read_mesh(path: str | os.PathLike, world: str | None = None) -> Mesh:
             f"{shown}: a face names vertex {int(corners.max())}, and there are {len(polygons.vertices)} (numbered from "
             "0). The file is damaged or cut off; export it again."
         )
+    if sizes.min() < 3:
+        raise MeshError(
+            f"{shown}: a face has {sizes.min()} corners, and a polygon has three at least. The file is damaged or cut "
+            "off; export it again."
+        )
     faces = corners.reshape(-1, 3) if (sizes == 3).all() else _triangulated(polygons, shown)
     vertices = np.array(polygons.vertices, dtype=np.float64 if polygons.vertices.dtype == np.float64 else np.float32)
     if _world_of(polygons.header, world, shown) == "LPS":
@@ -67,7 +71,7 @@ def read_mesh(path: str | os.PathLike, world: str | None = None) -> Mesh:
     return Mesh(torch.from_numpy(vertices), torch.from_numpy(np.array(faces, np.int64)), source=shown)
 
 
-def write_mesh(mesh: Mesh, path: str | os.PathLike) -> Path:
+def write_mesh(mesh: Mesh, path: str | Path) -> Path:
     """Write a mesh in RAS [mm], whole or not at all, with SPACE=RAS in its header: Slicer and `read_mesh` honour it.
 
     .ply, .vtk and .vtp keep vertices and faces to the last bit; .obj does in float32, .stl (binary) knows no vertices.
@@ -106,8 +110,6 @@ def _triangulated(polygons: Polygons, shown: str) -> np.ndarray:
     problems = _heard(divide)
     divide.Update()
     faces = vtk_to_numpy(divide.GetOutput().GetPolys().GetConnectivityArray()).reshape(-1, 3)
-    if not len(faces):
-        raise MeshError(f"{shown}: no polygon has three corners or more, so there is no surface. Export a surface.")
     sizes = np.diff(polygons.offsets)
     lost = f" ({problems[0]})" if problems else ""
     notify(
@@ -136,7 +138,7 @@ def _heard(*objects: vtkObject) -> list[str]:
     hear.CallDataType = VTK_STRING  # pyright: ignore[reportFunctionMemberAccess]
     for each in objects:
         for event in ("ErrorEvent", "WarningEvent"):
-            each.AddObserver(event, hear)
+            each.AddObserver(event, hear)  # pyright: ignore[reportArgumentType]
     return words
 
 
@@ -194,8 +196,9 @@ def _read_vtp(place: Path, shown: str) -> Polygons:
         )
     surface = _read_by_vtk(vtkXMLPolyDataReader(), place, shown)
     space = surface.GetFieldData().GetAbstractArray("SPACE")
-    stated = space is not None and space.GetNumberOfValues() == 1
-    return _polygons_of(surface, f"SPACE={space.GetVariantValue(0).ToString()}" if stated else "")
+    if space is None or not space.GetNumberOfValues():
+        return _polygons_of(surface, "")
+    return _polygons_of(surface, f"SPACE={space.GetVariantValue(0).ToString()}")
 
 
 def _write_stl(vertices: np.ndarray, faces: np.ndarray, file: BinaryIO) -> None:

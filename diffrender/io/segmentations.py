@@ -4,39 +4,38 @@ Source: Slicer's developer guide, "Segmentation labelmap file format (.seg.nrrd)
 segments that do not overlap, Segment<N>_LabelValue, _Layer, _Name, _Color.
 """
 
-import os
 import re
 from pathlib import Path
 
 import numpy as np
-import SimpleITK
 
 from diffrender.errors import LabelError
-from diffrender.io.label_sources import LabelSource, Structure, lattice_of, layers_of, read_image, values_in
+from diffrender.io.label_sources import LabelSource, Structure, read_label_image, values_in
 
 
 def read_segmentation(path: Path, shown: str) -> LabelSource:
     """A label map or a .seg.nrrd. Raises: LabelError, PathError, GeometryError."""
-    image = read_image(path, shown)
-    segments = _segments(image)
-    kind = _field(image, "Segmentation_SourceRepresentation") or _field(image, "Segmentation_MasterRepresentation")
+    image = read_label_image(path, shown)
+    segments = _segments(image.fields)
+    fields, layers = image.fields, image.layers
+    kind = fields.get("Segmentation_SourceRepresentation") or fields.get("Segmentation_MasterRepresentation", "")
     if "fractional" in kind.lower():
         raise LabelError(
             f"{shown} holds a fractional label map of Slicer, a share for each voxel instead of yes or no. Make "
             "'Binary labelmap' its source representation in Slicer's Segmentations module, and save it again."
         )
-    if image.GetNumberOfComponentsPerPixel() > 1 and not segments and _field(image, "NRRD_kinds[pixel]") != "list":
+    if len(layers) > 1 and not segments and fields.get("NRRD_kinds[pixel]") != "list":
         raise LabelError(
-            f"{shown} holds {image.GetNumberOfComponentsPerPixel()} numbers for each voxel (colours or vectors): "
-            "labels are one id for each. Export the label map itself."
+            f"{shown} holds {len(layers)} numbers for each voxel (colours or vectors): labels are one id for each. "
+            "Export the label map itself."
         )
-    layers = layers_of(image, shown)
-    lattice = lattice_of(image)
     structures = _structures(layers, segments)
-    return LabelSource(shown, structures, ((layer, lattice) for layer in layers))
+    empty = bool(segments) and layers.shape[1:] == (1, 1, 1)  # Slicer writes one voxel where no segment has any
+    parts = () if empty else ((layer, image.world_from_voxel) for layer in layers)
+    return LabelSource(shown, structures, parts, cropped=bool(segments))
 
 
-def read_segment_colours(path: str | os.PathLike) -> dict[int, tuple[float, float, float]]:
+def read_segment_colours(path: str | Path) -> dict[int, tuple[float, float, float]]:
     """{id: (red, green, blue)} in 0..1 of a .seg.nrrd, by the ids that `read_labels` gives; empty for other files.
 
     Raises: LabelError, PathError, GeometryError.
@@ -63,18 +62,14 @@ def _structures(layers: np.ndarray, segments: list[dict[str, str]]) -> tuple[Str
     )
 
 
-def _segments(image: SimpleITK.Image) -> list[dict[str, str]]:
+def _segments(fields: dict[str, str]) -> list[dict[str, str]]:
     """The fields of each segment {"Name": ..., "LabelValue": ...}, in the order of their numbers."""
     segments: dict[int, dict[str, str]] = {}
-    for key in image.GetMetaDataKeys():
+    for key, value in fields.items():
         match = re.fullmatch(r"Segment(\d+)_(\w+)", key)
         if match:
-            segments.setdefault(int(match[1]), {})[match[2]] = image.GetMetaData(key)
+            segments.setdefault(int(match[1]), {})[match[2]] = value
     return [segments[n] for n in sorted(segments)]
-
-
-def _field(image: SimpleITK.Image, key: str) -> str:
-    return image.GetMetaData(key) if image.HasMetaDataKey(key) else ""
 
 
 def _colour(text: str | None) -> tuple[float, float, float] | None:
