@@ -28,22 +28,30 @@ _HOME = {
     "torso": "phantom",
     "read_volume": "io",
     "read_mesh": "io",
-    "read_radiographs": "io",
 }
 _MODULES = ("errors", "io", "jobs", "physics", "rays")
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
-if TYPE_CHECKING:
-    from diffrender.camera import Camera, c_arm, camera_from_projection
-    from diffrender.io import read_mesh, read_volume
-    from diffrender.mesh import Mesh
-    from diffrender.phantom import torso
-    from diffrender.pose import moved, pose_between
-    from diffrender.rays.line import line_integrals, line_integrals_with_jacobian, prepare
-    from diffrender.views import orbit, preset
-    from diffrender.volume import Volume
-    from diffrender.xray import Radiograph, RadiographSettings, radiograph
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ finds the same names
+    from diffrender.camera import Camera as Camera
+    from diffrender.camera import c_arm as c_arm
+    from diffrender.camera import camera_from_projection as camera_from_projection
+    from diffrender.io import read_mesh as read_mesh
+    from diffrender.io import read_volume as read_volume
+    from diffrender.mesh import Mesh as Mesh
+    from diffrender.phantom import torso as torso
+    from diffrender.pose import moved as moved
+    from diffrender.pose import pose_between as pose_between
+    from diffrender.rays.line import line_integrals as line_integrals
+    from diffrender.rays.line import line_integrals_with_jacobian as line_integrals_with_jacobian
+    from diffrender.rays.line import prepare as prepare
+    from diffrender.views import orbit as orbit
+    from diffrender.views import preset as preset
+    from diffrender.volume import Volume as Volume
+    from diffrender.xray import Radiograph as Radiograph
+    from diffrender.xray import RadiographSettings as RadiographSettings
+    from diffrender.xray import radiograph as radiograph
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,7 @@ class Camera:
     source_to_detector: float
     pixel_size: tuple[float, float]
     image_size: tuple[int, int]
-    principal_point: tuple[float, float] | None = None  # never None once made
+    principal_point: tuple[float, float] = None  # pyright: ignore[reportAssignmentType] # never None once made
 
     def __post_init__(self):
         matrix = torch.as_tensor(self.world_from_camera, dtype=torch.float64).detach().cpu()
@@ -71,7 +71,7 @@ class Camera:
 
     def pixel_from_camera(self) -> Float[Tensor, "3 3"]:
         """Camera (x, y, z) [mm] to (column, row, 1) times z [px from the image's corner]."""
-        (row_step, column_step), (row, column) = self.pixel_size, self.principal_point  # pyright: ignore
+        (row_step, column_step), (row, column) = self.pixel_size, self.principal_point
         f = self.source_to_detector
         return torch.tensor([[f / column_step, 0, column], [0, f / row_step, row], [0, 0, 1]], dtype=torch.float64)
 
@@ -99,10 +99,12 @@ class Camera:
             pixels: (row, column) positions [px from the image's corner]; by default the centres of all pixels, (h, w).
         """
         pixels = self.pixel_centres() if pixels is None else pixels.to(torch.float64)
-        (row_step, column_step), (row, column) = self.pixel_size, self.principal_point  # pyright: ignore
+        (row_step, column_step), (row, column) = self.pixel_size, self.principal_point
         x = (pixels[..., 1] - column) * column_step
         y = (pixels[..., 0] - row) * row_step
-        directions = torch.stack([x, y, torch.full_like(x, self.source_to_detector)], -1) @ self.world_from_camera[:3, :3].T
+        directions = (
+            torch.stack([x, y, torch.full_like(x, self.source_to_detector)], -1) @ self.world_from_camera[:3, :3].T
+        )
         return self.source, directions / directions.norm(dim=-1, keepdim=True)
 
     def resized(self, image_size: tuple[int, int]) -> "Camera":
@@ -110,7 +112,7 @@ class Camera:
         height, width = (int(n) for n in image_size)
         if height < 1 or width < 1:
             raise GeometryError(f"An image of {height} x {width} pixels cannot be; give both at least 1.")
-        (h, w), (row_step, column_step), (row, column) = self.image_size, self.pixel_size, self.principal_point  # pyright: ignore
+        (h, w), (row_step, column_step), (row, column) = self.image_size, self.pixel_size, self.principal_point
         scale = (height / h, width / w)
         return Camera(
             self.world_from_camera,
@@ -142,7 +144,7 @@ class Camera:
             "source_to_detector": self.source_to_detector,
             "pixel_size": list(self.pixel_size),
             "image_size": list(self.image_size),
-            "principal_point": list(self.principal_point),  # pyright: ignore
+            "principal_point": list(self.principal_point),
         }
 
     @classmethod
@@ -155,7 +157,9 @@ class Camera:
             )
         missing = [k for k in ("world_from_camera", "source_to_detector", "pixel_size", "image_size") if k not in data]
         if missing:
-            raise GeometryError(f"A camera's JSON lacks {', '.join(missing)}; see docs/conventions.md for all its keys.")
+            raise GeometryError(
+                f"A camera's JSON lacks {', '.join(missing)}; see docs/conventions.md for all its keys."
+            )
         try:
             return cls(
                 torch.tensor(data["world_from_camera"], dtype=torch.float64),
@@ -165,7 +169,9 @@ class Camera:
                 None if data.get("principal_point") is None else tuple(data["principal_point"]),
             )
         except (TypeError, ValueError) as problem:
-            raise GeometryError(f"A camera's JSON holds something other than numbers where they belong: {problem}.") from None
+            raise GeometryError(
+                f"A camera's JSON holds something other than numbers where they belong: {problem}."
+            ) from None
 
     def __repr__(self) -> str:
         (h, w), (row_step, column_step) = self.image_size, self.pixel_size
@@ -217,7 +223,9 @@ def looking_along(
 ) -> Camera:
     """A camera whose frame has the unit axes x, y, z (RAS), its source `source_to_isocenter` before the isocentre."""
     if not source_to_isocenter > 0:
-        raise GeometryError(f"The source must lie before the isocentre; source_to_isocenter is {source_to_isocenter} mm.")
+        raise GeometryError(
+            f"The source must lie before the isocentre; source_to_isocenter is {source_to_isocenter} mm."
+        )
     world_from_camera = torch.eye(4, dtype=torch.float64)
     world_from_camera[:3, :3] = torch.tensor(axes, dtype=torch.float64).T
     world_from_camera[:3, 3] = isocentre - world_from_camera[:3, 2] * source_to_isocenter
@@ -269,8 +277,8 @@ def camera_from_projection(
     f_column = x.norm().item()
     if abs(skew) > ORTHONORMAL_TOLERANCE * f_column:
         raise GeometryError(
-            f"The projection matrix is skewed: rows and columns meet at {90 - math.degrees(math.atan(skew / f_column)):.3f} "
-            "degrees. Undo the distortion of the images first."
+            "The projection matrix is skewed: rows and columns meet at "
+            f"{90 - math.degrees(math.atan(skew / f_column)):.3f} degrees. Undo the distortion of the images first."
         )
     pixels, distance = _sizes_of(f_row, f_column, pixel_size, source_to_detector)
     world_from_camera = torch.eye(4, dtype=torch.float64)
@@ -287,7 +295,9 @@ def read_cameras(path: str | Path) -> list[Camera]:
     except OSError as problem:
         raise PathError(f"{path} cannot be read: {problem.strerror}. Give the JSON file of a camera.") from None
     except ValueError as problem:
-        raise PathError(f"{path} is no JSON file ({problem}). A camera file is what `Camera.to_dict()` gives.") from None
+        raise PathError(
+            f"{path} is no JSON file ({problem}). A camera file is what `Camera.to_dict()` gives."
+        ) from None
     try:
         return [Camera.from_dict(entry) for entry in (data if isinstance(data, list) else [data])]
     except (GeometryError, AttributeError) as problem:
@@ -343,11 +353,13 @@ def _check_axes(matrix: Float[Tensor, "4 4"]) -> None:
 
 
 def _check_sizes(camera: Camera) -> None:
-    numbers = (camera.source_to_detector, *camera.pixel_size, *camera.principal_point)  # pyright: ignore
+    numbers = (camera.source_to_detector, *camera.pixel_size, *camera.principal_point)
     if not all(math.isfinite(n) for n in numbers):
         raise GeometryError(f"A camera's sizes must be finite numbers; they are {numbers}.")
     if min(camera.image_size) < 1:
-        raise GeometryError(f"The detector has {camera.image_size[0]} x {camera.image_size[1]} pixels; give at least 1 x 1.")
+        raise GeometryError(
+            f"The detector has {camera.image_size[0]} x {camera.image_size[1]} pixels; give at least 1 x 1."
+        )
     if min(camera.pixel_size) <= 0:
         raise GeometryError(f"Pixels of {camera.pixel_size} mm (row, column) cannot be; both must be above zero.")
     if camera.source_to_detector <= 0:
@@ -362,7 +374,7 @@ def _pair(value: Any) -> tuple[Any, Any]:
     pair = tuple(value)
     if len(pair) != 2:
         raise GeometryError(f"Two numbers (row, column) are needed, or one for both; found {pair}.")
-    return pair  # pyright: ignore[reportReturnType]
+    return pair
 
 
 def _point(volume_or_point: Volume | Float[Tensor, "3"] | Sequence[float]) -> Float[Tensor, "3"]:

@@ -37,7 +37,9 @@ class Mesh:
                 f"{list(faces.shape)}. Triangulate polygons first."
             )
         if not len(vertices) or not len(faces):
-            raise MeshError(f"{what} holds {len(vertices)} vertices and {len(faces)} triangles: there is no surface in it.")
+            raise MeshError(
+                f"{what} holds {len(vertices)} vertices and {len(faces)} triangles: there is no surface in it."
+            )
         if faces.min() < 0 or faces.max() >= len(vertices):
             raise MeshError(
                 f"{what}: a face names vertex {int(faces.max())}, and there are {len(vertices)} (numbered from 0). "

@@ -1,14 +1,14 @@
 """Where cameras stand: named views of a patient as radiographers take them, and views from all around."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffrender.camera import Camera, c_arm, looking_along
+from diffrender.camera import Camera, looking_along
 from diffrender.errors import GeometryError, LabelError, SettingError
 from diffrender.volume import Volume
 
@@ -96,9 +96,7 @@ def preset(
     return camera if pixel_size is not None else _sized_to(camera, shadow, name)
 
 
-def orbit(
-    volume: Volume, n: int = 16, image_size: tuple[int, int] = (200, 200), seed: int | None = 0
-) -> list[Camera]:
+def orbit(volume: Volume, n: int = 16, image_size: tuple[int, int] = (200, 200), seed: int | None = 0) -> list[Camera]:
     """Eyes evenly spread over the sphere around a volume, head up, all of it in view.
 
     Args:
@@ -151,8 +149,7 @@ def _sized_to(camera: Camera, points: Float[Tensor, "n 3"], name: str) -> Camera
 def _hip(volume: Volume, side: str) -> tuple[Tensor, Tensor]:
     """The middle of one hip joint, and the corners of the cube around it that the view shows."""
     named = {label: volume.label_name(label).lower() for label in volume.label_ids}
-    wanted: Callable[[str], list[int]] = lambda bone: [n for n, name in named.items() if bone in name and side in name]  # noqa: E731
-    femurs, hips = wanted("femur"), wanted("hip")
+    femurs, hips = ([n for n, name in named.items() if bone in name and side in name] for bone in ("femur", "hip"))
     if not femurs and not hips:
         raise LabelError(
             f"hip-{side} is aimed at a label named hip or femur and {side}; this volume has "

@@ -19,7 +19,9 @@ VALUE_TYPES = (torch.int16, torch.float32, torch.float16, torch.float64)
 
 @dataclass(frozen=True, eq=False)  # a tensor's == is no yes or no
 class Volume:
-    """Numbers on a lattice: arrays are (k, j, i), `world_from_voxel` maps (i, j, k, 1) to RAS [mm], centres at integers.
+    """Numbers on a lattice: arrays are (k, j, i), `world_from_voxel` maps (i, j, k, 1) to RAS [mm].
+
+    Voxel centres lie at integers.
 
     Attributes:
         values: (k, j, i), int16 or float32, in `unit`, as read.
@@ -56,7 +58,8 @@ class Volume:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(k, j, i)."""
-        return tuple(self.values.shape)  # pyright: ignore[reportReturnType]
+        k, j, i = self.values.shape
+        return k, j, i
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -148,7 +151,9 @@ def _supported(values: Tensor) -> Tensor:
 
 def _check_lattice(volume: Volume) -> None:
     if volume.values.ndim != 3 or 0 in volume.values.shape:
-        raise ImageError(f"A volume has three axes (k, j, i), none empty; these values have {list(volume.values.shape)}.")
+        raise ImageError(
+            f"A volume has three axes (k, j, i), none empty; these values have {list(volume.values.shape)}."
+        )
     check_affine(volume.world_from_voxel, "world_from_voxel")
 
 

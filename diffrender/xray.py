@@ -53,7 +53,9 @@ class RadiographSettings:
             if value not in offered:
                 raise SettingError(f"{name} is one of {', '.join(offered)}, not {value!r}.")
         if not self.threshold > 0:
-            raise SettingError(f"threshold is the path [mm] beyond which a label is seen, above zero, not {self.threshold}.")
+            raise SettingError(
+                f"threshold is the path [mm] beyond which a label is seen, above zero, not {self.threshold}."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,7 @@ class Radiograph:
             raise ImageError(f"A radiograph is of kind {' or '.join(KINDS)}, not {self.kind!r}.")
         if tuple(self.pixels.shape) != (1, *self.camera.image_size):
             raise ImageError(
-                f"The pixels have shape {list(self.pixels.shape)} and the camera takes 1 x {self.camera.image_size[0]} x "
-                f"{self.camera.image_size[1]}."
+                f"The pixels have shape {list(self.pixels.shape)} and the camera takes {[1, *self.camera.image_size]}."
             )
 
     def label_name(self, label: int) -> str:
@@ -119,8 +120,8 @@ def scene_of(volume: Volume, settings: RadiographSettings | None = None) -> Scen
     settings = settings or RadiographSettings()
     if volume.unit != "HU":
         raise UnitError(
-            f"{volume.source or 'This volume'} holds values in unit {volume.unit!r}, not Hounsfield units, so what they "
-            "attenuate is unknown (MR, or a CT without rescale). Give a CT; pictures of such a volume are made by "
+            f"{volume.source or 'This volume'} holds values in unit {volume.unit!r}, not Hounsfield units, so what "
+            "they attenuate is unknown (MR, or a CT without rescale). Give a CT; pictures of such a volume are made by "
             "volume rendering instead."
         )
     scale, offset = linear_map(settings.energy)
@@ -156,7 +157,9 @@ def radiograph(
         return [radiograph(scene, one) for one in camera]
     settings, lattice = scene.settings, scene.volume.world_from_voxel
     ids = tuple(label for part in scene.labels for label in part.ids)
-    passes = [integrate_with_labels(scene.attenuation, part, lattice, camera, settings.backend) for part in scene.labels]
+    passes = [
+        integrate_with_labels(scene.attenuation, part, lattice, camera, settings.backend) for part in scene.labels
+    ]
     if passes and scene.attenuation.values is None:
         p = passes[0][0]
     else:

@@ -53,7 +53,7 @@ class Prepared:
     @property
     def air(self) -> float:
         """The stored value that means no attenuation."""
-        return -self.offset / self.scale
+        return _air(self.scale, self.offset, self.padded.dtype)
 
     @property
     def real(self) -> torch.dtype:
@@ -62,7 +62,7 @@ class Prepared:
 
     @cached_property
     def coarser(self) -> "Prepared":
-        """The next level of the pyramid: means of 2 x 2 x 2 voxels, air beyond an odd end. Without gradient in values."""
+        """The next level of the pyramid: means of 2 x 2 x 2 voxels, air beyond an odd end. Without gradient."""
         shape = tuple(-(-n // 2) for n in self.shape)
         padded = torch.full([n + 2 * PAD for n in shape], self.air, dtype=self.padded.dtype, device=self.padded.device)
         _, j, i = (2 * n for n in shape)
@@ -110,15 +110,18 @@ def prepare(
     if values.ndim != 3 or 0 in values.shape:
         raise ImageError(f"A volume has three axes (k, j, i), none empty; these values have {list(values.shape)}.")
     if scale == 0 or not np.isfinite([scale, offset]).all():
-        raise SettingError(f"stored * scale + offset must be the attenuation; scale {scale}, offset {offset} cannot be.")
+        raise SettingError(
+            f"stored * scale + offset must be the attenuation; scale {scale}, offset {offset} cannot be."
+        )
     carries = values.requires_grad and torch.is_grad_enabled()
-    air = -offset / scale
-    whole = values.dtype == torch.int16 and abs(air - round(air)) < 1e-6 * max(1.0, abs(air)) and abs(air) < 32767
+    exact = -offset / scale
+    whole = values.dtype == torch.int16 and abs(exact - round(exact)) < 1e-6 * max(1, abs(exact)) and abs(exact) < 32767
     if not whole and values.dtype not in (torch.float32, torch.float64):
         values = values.float()  # also int16 in which air is no whole number
     if carries and floor is not None:
         values = values.clamp(min=floor)
     k, j, i = values.shape
+    air = _air(scale, offset, values.dtype)
     padded = torch.empty((k + 2 * PAD, j + 2 * PAD, i + 2 * PAD), dtype=values.dtype, device=values.device)
     for axis in range(3):
         padded.narrow(axis, 0, PAD).fill_(air)
@@ -149,8 +152,8 @@ def line_integrals(
         backend: "auto" takes the fused kernels where they run, "torch" the plain twin, "warp" the kernels or an error.
         centre: RAS [mm] about which the volume turns; by default the middle of its lattice.
         pixels: (row, column) positions [px from the image's corner] of sparse rays; by default all pixel centres.
-    Returns: p [no unit]: (h, w), or (m,) for sparse rays; one more leading axis for a sequence of cameras or of motions.
-        In the dtype of floating input, float32 otherwise. Differentiable in `values` and in `xi`.
+    Returns: p [no unit]: (h, w), or (m,) for sparse rays; one more leading axis for a sequence of cameras or of
+        motions. In the dtype of floating input, float32 otherwise. Differentiable in `values` and in `xi`.
     Raises: GeometryError, ImageError, SettingError, BackendError.
     Rays start at the source, inside the volume too, and do not end at the image plane; outside the outermost voxel
     centres values fall to air within one voxel.
@@ -232,6 +235,11 @@ def integrate_with_labels(
     return p.reshape(size), lengths.reshape(len(labels.ids), *size)
 
 
+def _air(scale: float, offset: float, stored: torch.dtype) -> float:
+    # 0.02 / 2e-5 is 999.9999999999999, and filling whole numbers with it would cut it to 999
+    return -offset / scale if stored.is_floating_point else float(round(-offset / scale))
+
+
 @dataclass(frozen=True, eq=False)
 class _View:
     pencils: list[Pencil]
@@ -250,12 +258,16 @@ def _view(
     cameras = [camera] if isinstance(camera, Camera) else list(camera)
     if not cameras or len({c.image_size for c in cameras}) != 1:
         sizes = sorted({c.image_size for c in cameras})
-        raise GeometryError(f"A batch needs cameras whose images have one size; these have {sizes or 'no camera at all'}.")
+        raise GeometryError(
+            f"A batch needs cameras whose images have one size; these have {sizes or 'no camera at all'}."
+        )
     lattice = torch.as_tensor(world_from_voxel).detach().cpu().numpy().astype(np.float64)
     motions = np.zeros((1, 6)) if xi is None else check_xi(xi).detach().cpu().numpy().astype(np.float64).reshape(-1, 6)
     leading: tuple[int, ...] = () if isinstance(camera, Camera) and (xi is None or xi.ndim == 1) else (1,)
     if len(cameras) > 1 and len(motions) > 1 and len(cameras) != len(motions):
-        raise GeometryError(f"{len(cameras)} cameras and {len(motions)} motions do not pair; give as many, or one of either.")
+        raise GeometryError(
+            f"{len(cameras)} cameras and {len(motions)} motions do not pair; give as many, or one of either."
+        )
     count = max(len(cameras), len(motions))
     k, j, i = q.base_shape
     middle = lattice @ [(i - 1) / 2, (j - 1) / 2, (k - 1) / 2, 1.0]
@@ -270,7 +282,7 @@ def _view(
 
 
 class _Integral(torch.autograd.Function):
-    """p with hand-written adjoints; `engine` is `line_torch` or the warp runtime, both with the same three functions."""
+    """p with hand-written adjoints; `engine` is `line_torch` or `line_warp`, both with the same three functions."""
 
     @staticmethod
     def forward(
@@ -308,7 +320,9 @@ def _engine(backend: str, q: Prepared) -> ModuleType:
         if problem is None:
             return engine
         if backend == "warp":
-            raise BackendError(f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it.")
+            raise BackendError(
+                f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it."
+            )
     return importlib.import_module("diffrender.rays.line_torch")
 
 

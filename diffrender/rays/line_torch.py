@@ -52,7 +52,9 @@ def project(q: Prepared, pencil: Pencil, jacobian: bool) -> tuple[Tensor, Tensor
         p[bundle.rays] = part.detach()
         if j is not None:
             order = list(_AXES[bundle.axis])
-            by_source, by_direction = torch.autograd.grad(part, (bundle.source, bundle.direction), torch.ones_like(part))
+            by_source, by_direction = torch.autograd.grad(
+                part, (bundle.source, bundle.direction), torch.ones_like(part)
+            )
             turns = torch.einsum("mxc,rc->rmx", derivatives[:, order, :3], directions[bundle.rays])
             j[bundle.rays] = by_source @ derivatives[:, order, 3].T + torch.einsum("rmx,rx->rm", turns, by_direction)
     on = {"dtype": q.real, "device": q.padded.device}
@@ -91,7 +93,7 @@ def project_labels(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> tuple
         if pencil.inside:
             voxel = (bundle.source[0].detach() + 0.5).floor().long().tolist()
             set_here = int(groups[voxel[2], voxel[1], voxel[0]])
-            steps[set_here] += 0.5 * abs(bundle.near - float(bundle.source[0, 2]))
+            steps[set_here] += 0.5 * abs(bundle.near - float(bundle.source[0, 2].detach()))
         for n in range(1, len(starts) - 1):
             for label in members[starts[n] : starts[n + 1]]:
                 lengths[label, bundle.rays.to(on)] += steps[n] * bundle.length.detach().to(steps)
@@ -154,7 +156,7 @@ def _first_step(q: Prepared, bundle: _Bundle, padded: Tensor | None = None) -> F
     turned = (q.padded if padded is None else padded).permute(_TURNS[bundle.axis])
     part = (bundle.near - bundle.source[:, 2]).abs()
     near = _bilinear(turned[bundle.near], bundle.start + bundle.near * bundle.step) - q.air
-    floor = int(bundle.source[0, 2])
+    floor = int(bundle.source[0, 2].detach())
     above = bundle.source[:, 2] - floor
     here = (1 - above) * _bilinear(turned[floor], bundle.source[:, :2])
     here = here + above * _bilinear(turned[floor + 1], bundle.source[:, :2]) - q.air
@@ -201,7 +203,9 @@ def _sizes(q: Prepared, bundle: _Bundle) -> list[int]:
     return [u, v]
 
 
-def _count_labels(bundle: _Bundle, groups: Tensor, slices: range, inside: bool, steps: Float[Tensor, "set ray"]) -> None:
+def _count_labels(
+    bundle: _Bundle, groups: Tensor, slices: range, inside: bool, steps: Float[Tensor, "set ray"]
+) -> None:
     """Add to `steps` how many steps each ray makes in each set of labels, bilinear weights as fractions."""
     on = {"dtype": torch.float32, "device": steps.device}
     s = torch.arange(slices.start, slices.stop, device=steps.device)
@@ -216,6 +220,6 @@ def _count_labels(bundle: _Bundle, groups: Tensor, slices: range, inside: bool, 
             weight = torch.where(torch.tensor(du == 1), fraction[..., 0], 1 - fraction[..., 0])
             weight = weight * (fraction[..., 1] if dv else 1 - fraction[..., 1])
             if inside and bundle.near in slices:
-                weight[bundle.near - slices.start] *= 0.5 + 0.5 * abs(bundle.near - float(bundle.source[0, 2]))
+                weight[bundle.near - slices.start] *= 0.5 + 0.5 * abs(bundle.near - float(bundle.source[0, 2].detach()))
             sets = groups[s[:, None], clamped[1], clamped[0]].long()
             steps.view(-1).index_add_(0, (sets * len(ray) + ray).reshape(-1), weight.reshape(-1))

@@ -1,5 +1,6 @@
 """The fused kernels at work: launched over tiles of rays on the CPU, at once on CUDA."""
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from diffrender.rays import warp_runtime
 from diffrender.rays.line import Prepared, PreparedLabels
-from diffrender.rays.pencil import PAD, Pencil
+from diffrender.rays.pencil import Pencil
 
 
 def project(q: Prepared, pencil: Pencil, jacobian: bool) -> tuple[Tensor, Tensor | None]:
@@ -49,7 +50,7 @@ def adjoint(q: Prepared, pencil: Pencil, g: Float[Tensor, "ray"], out: Float[Ten
         return
     for axis in pencil.dominant_axes():  # each thread owns slices of the volume, so no two add to one voxel
         ends = np.linspace(0, q.padded.shape[2 - axis], threads + 1).astype(int).tolist()
-        warp_runtime.at_once([launch(axis, low, high) for low, high in zip(ends[:-1], ends[1:], strict=True)])
+        warp_runtime.at_once([launch(axis, low, high) for low, high in itertools.pairwise(ends)])
 
 
 def project_labels(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> tuple[Tensor, Tensor]:

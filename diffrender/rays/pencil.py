@@ -36,7 +36,7 @@ class Pencil:
         return int(np.prod(self.size))
 
     def camera_directions(self) -> Float[np.ndarray, "ray 3"]:
-        """Directions in the camera frame [mm], to the image plane; float64. The kernel works out the same on its own."""
+        """Directions in the camera frame [mm], to the image plane; float64. The kernel works them out on its own."""
         columns, row_step, column_step, row, column, distance = self.detector
         if len(self.pixels):
             rows_at, columns_at = self.pixels.T
@@ -69,7 +69,7 @@ def pencil_of(
     matrices[0, :, 3] += PAD
     matrices[1:] = voxel_from_body[:, :3] @ derivatives[:, :3] @ world_from_camera
     source, ends = matrices[0, :, 3], np.array(shape[::-1]) + PAD
-    detector = (camera.image_size[1], *camera.pixel_size, *camera.principal_point, camera.source_to_detector)  # pyright: ignore
+    detector = (camera.image_size[1], *camera.pixel_size, *camera.principal_point, camera.source_to_detector)
     return Pencil(
         matrices,
         np.array(detector, dtype=np.float64),
