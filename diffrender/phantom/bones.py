@@ -128,7 +128,7 @@ def hip(side: int) -> list[Part]:
     ]
     front = [crest[-1], at(116, 50, -182), at(108, 44, -208), at(100, 30, -226)]
     notch = [at(50, -84, -196), at(66, -56, -214), at(80, -28, -222)]
-    bowl = at(102, 2, -168)
+    bowl = at(109, -3, -166)
     rim = [*crest, *front[1:], *reversed(notch)]
     wing = [plate([bowl, rim[n], rim[(n + 1) % len(rim)]], 3.0) for n in range(len(rim))]
     head = at(91, 12, -254)
