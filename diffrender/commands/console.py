@@ -178,8 +178,7 @@ class Console:
                 self._stderr(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
 
         with warnings.catch_warnings():
-            if not self.debug:
-                warnings.simplefilter("ignore")
+            warnings.simplefilter("default" if self.debug else "ignore")
             warnings.simplefilter("always", Notice)
             warnings.showwarning = show
             yield

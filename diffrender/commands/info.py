@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.errors import PathError
+from diffrender.commands.target import suffix_of
+from diffrender.errors import LabelError, PathError
 
 EXAMPLE = example("diffrender info ct.nii.gz")
 MESHES = (".stl", ".ply", ".obj", ".vtk", ".vtp")
-TABLES = (".csv", ".ctbl", ".txt", ".label", ".lut")
+TABLES = (".csv", ".ctbl", ".label", ".lut")
 # What is said of a DICOM X-ray: how it was taken. Nothing else is read, so nothing of the patient can be shown.
 XRAY_TAGS = (
     ("view", "ViewPosition"),
@@ -70,6 +71,8 @@ def examine(path: str) -> Facts:
         for endings, look in BY_ENDING:
             if name.endswith(endings):
                 return look(path, place)
+    if place.is_dir() and (masks := _masks(place)):
+        return {"is": f"a folder of {len(masks)} images, one a label, it seems", "labels": masks}
     kind = kind_of(path)
     if kind == "nifti" and b"DRR by DiffRender" in _head(place):
         return _radiograph_nifti(path, place)
@@ -87,6 +90,14 @@ def _volume(path: str) -> Facts:
         if len(ids) < MOST_IDS:
             return {"is": "a volume of few whole numbers: labels, it seems", "volume": repr(volume), "ids": ids}
     return {"is": "a volume", "volume": repr(volume)}
+
+
+def _masks(place: Path) -> list[str]:
+    """The names of a folder's volume files (TotalSegmentator's layout); DICOM files have other endings, or none."""
+    from diffrender.io.label_sources import IMAGE_SUFFIXES
+
+    endings = {file.name: suffix_of(file.name, IMAGE_SUFFIXES) for file in sorted(place.iterdir())}
+    return [name[: -len(ending)] for name, ending in endings.items() if ending]
 
 
 def _dicom(path: str, place: Path) -> Facts:
@@ -179,6 +190,13 @@ def _table(path: str, place: Path) -> Facts:
     from diffrender.io.label_tables import read_label_table
 
     return {"is": "a table of label names", "labels": read_label_table(path)}
+
+
+def _text(path: str, place: Path) -> Facts:
+    try:
+        return _table(path, place)
+    except LabelError:
+        raise PathError(f"{path} is a text, and no table of label names. There is nothing more to say of it.") from None
 
 
 def _mesh(path: str, place: Path) -> Facts:
@@ -276,6 +294,7 @@ def _lines(facts: Facts) -> list[str]:
 BY_ENDING: tuple[tuple[tuple[str, ...], Callable[[str, Path], Facts]], ...] = (
     ((".json",), _json_file),
     (TABLES, _table),
+    ((".txt",), _text),
     (MESHES, _mesh),
     ((".seg.nrrd",), _segmentation),
     ((".npz",), _labels_npz),

@@ -244,14 +244,15 @@ def sentences(picture: dict[str, Any]) -> list[str]:
     """The same for a person."""
     (h, w), (row, column) = picture["camera"]["image_size"], picture["camera"]["pixel_size"]
     shade = "bone bright" if picture["kind"] == "log-attenuation" else "bone dark"
-    left, right, top = (
-        " and ".join(WORDS[n] for n in picture["orientation"][edge]) for edge in ("left", "right", "top")
-    )
+    edges = {edge: " and ".join(WORDS[n] for n in letters) for edge, letters in picture["orientation"].items()}
     extent = f"{picture['lowest']:.3g} to {picture['highest']:.3g}"
     seen_from = "detector" if picture["seen_from_detector"] else "source"
     lines = [
         f"{picture['file']}: {picture['kind']} ({shade}) {extent}, {h} x {w} pixels of {row:.3g} x {column:.3g} mm",
-        f"  The patient's {left} is on the image's left, {right} on its right, {top} on top; seen from the {seen_from}.",
+        (
+            f"  The patient's {edges['left']} is on the image's left, {edges['right']} on its right, "
+            f"{edges['top']} on top; seen from the {seen_from}."
+        ),
     ]
     if picture["labels"]:
         seen = [label["name"] for label in picture["labels"] if label["pixels"]]

@@ -51,10 +51,10 @@ def get(
     from diffrender.samples import describe, get_sample, is_here, list_samples
 
     console = current()
-    sample = next((sample for sample in list_samples() if sample.name == name), None)
-    if sample is None:  # it knows the names that are near
-        get_sample(name)
-        raise AssertionError
+    offered = {sample.name: sample for sample in list_samples()}
+    if name not in offered:
+        raise SettingError(f"There is no sample {name!r}; there are {', '.join(offered)}.")
+    sample = offered[name]
     if console.json:
         console.notice(describe(sample))
     else:

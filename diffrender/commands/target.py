@@ -83,9 +83,10 @@ def check_writable(folder: Path, need: int) -> None:
             file.write(b"\0")
         free = shutil.disk_usage(place).free
     except OSError as problem:
-        found = "is a file, no folder" if place.is_file() else f"cannot be written to ({problem.strerror})"
-        where = place if place == folder else f"{place} (in {folder})"
-        raise PathError(f"{where} {found}. Nothing was done; choose another place with -o.") from None
+        found = f"{place} is a file, no folder" if place.is_file() else f"{problem.strerror}, in {place}"
+        raise PathError(
+            f"{folder} cannot be written to: {found}. Nothing was done; choose another place with -o."
+        ) from None
     if free < need:
         raise PathError(
             f"{folder} lies on a disk with {free / 2**20:.1f} MiB free, and this takes up to {need / 2**20:.1f} MiB. "
