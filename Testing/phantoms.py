@@ -32,7 +32,7 @@ def rotation(degrees_about_x: float, about_y: float, about_z: float) -> np.ndarr
 
 
 def oblique_camera(
-    target: np.ndarray, along=(1.0, 0.8, 1.2), image_size=(72, 60), field=(84.0, 96.0), mirrored: bool = False
+    target: np.ndarray, along=(0.60, 0.73, 0.32), image_size=(72, 60), field=(84.0, 96.0), mirrored: bool = False
 ) -> Camera:
     """A camera with oblong pixels that sees a `field` (height, width) [mm] about `target`, not quite in its middle.
 
