@@ -19,10 +19,14 @@ def fill_even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.
         polygons: (n, 2) corners (column, row) [px], centres at integers.
     Each edge toggles, in every row it crosses, all pixels to its right; a running sum along the row is then odd inside.
     """
-    height, width = shape
+    out = np.zeros(shape, bool)
+    corners = np.concatenate(polygons)
+    low = np.clip(np.floor(corners.min(0)), 0, (shape[1], shape[0])).astype(int)  # the rest of the slice is outside
+    high = np.clip(np.ceil(corners.max(0)) + 1, low, (shape[1], shape[0])).astype(int)
+    width, height = high - low
     toggles = np.zeros((height, width + 1), np.int32)
     for polygon in polygons:
-        (x0, y0), (x1, y1) = polygon.T, np.roll(polygon, -1, axis=0).T
+        (x0, y0), (x1, y1) = (polygon - low).T, (np.roll(polygon, -1, axis=0) - low).T
         # Half open, so that a row through a corner meets one of its two edges or both, never a half of them.
         first = np.clip(np.ceil(np.minimum(y0, y1)), 0, height).astype(int)
         last = np.clip(np.ceil(np.maximum(y0, y1)), 0, height).astype(int)
@@ -31,7 +35,8 @@ def fill_even_odd(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.
         row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + first[edge]
         x = x0[edge] + (row - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
         np.add.at(toggles, (row, np.clip(np.ceil(x), 0, width).astype(int)), 1)
-    return (np.cumsum(toggles[:, :width], axis=1) & 1).astype(bool)
+    out[low[1] : high[1], low[0] : high[0]] = np.cumsum(toggles[:, :width], axis=1) & 1
+    return out
 
 
 def fill_contours(contours: list[np.ndarray], volume: Volume, what: str) -> tuple[np.ndarray, bool]:
