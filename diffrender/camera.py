@@ -160,13 +160,14 @@ class Camera:
             raise GeometryError(
                 f"A camera's JSON lacks {', '.join(missing)}; see docs/conventions.md for all its keys."
             )
+        point = data.get("principal_point")
         try:
             return cls(
                 torch.tensor(data["world_from_camera"], dtype=torch.float64),
                 data["source_to_detector"],
                 tuple(data["pixel_size"]),
                 tuple(data["image_size"]),
-                None if data.get("principal_point") is None else tuple(data["principal_point"]),
+                None if point is None else tuple(point),  # pyright: ignore[reportArgumentType]
             )
         except (TypeError, ValueError) as problem:
             raise GeometryError(

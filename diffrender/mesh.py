@@ -1,7 +1,7 @@
 """A mesh: triangles in the patient."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,6 +10,7 @@ from torch import Tensor
 from diffrender.errors import MeshError
 
 
+@no_type_check  # the types are those it has once made; arrays and lists are taken too, and checked in words
 @dataclass(frozen=True, eq=False)
 class Mesh:
     """Triangles in the patient: outward faces wind counter-clockwise seen from outside.

@@ -41,7 +41,7 @@ def centre_of(body: Volume | Mesh) -> Float[Tensor, "3"]:
     return body.centre
 
 
-def moved(body: Body, xi: Float[Tensor, "6"], centre: Float[Tensor, "3"] | None = None) -> Body:
+def moved(body: Body, xi: Float[Tensor, "six"], centre: Float[Tensor, "3"] | None = None) -> Body:
     """The body after the pose change `xi`: a volume keeps its values and gets a new lattice, a mesh new vertices.
 
     Args:
@@ -85,7 +85,7 @@ def pose_between(
     return torch.cat([shift, _rotation_vector(rotation)])
 
 
-def check_xi(xi: Float[Tensor, "*batch 6"]) -> Float[Tensor, "*batch 6"]:
+def check_xi(xi: Float[Tensor, "*batch six"]) -> Float[Tensor, "*batch six"]:
     """Raises: GeometryError where a pose change is not six finite numbers."""
     if xi.shape[-1:] != (6,) or not torch.isfinite(xi).all():
         raise GeometryError(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ SHEAR_TOLERANCE = 1e-4
 VALUE_TYPES = (torch.int16, torch.float32, torch.float16, torch.float64)
 
 
+@no_type_check  # the types are those it has once made; arrays and lists are taken too, and checked in words
 @dataclass(frozen=True, eq=False)  # a tensor's == is no yes or no
 class Volume:
     """Numbers on a lattice: arrays are (k, j, i), `world_from_voxel` maps (i, j, k, 1) to RAS [mm].

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Shaped
@@ -41,9 +41,9 @@ class RadiographSettings:
     Raises: SettingError for a value that is not offered.
     """
 
-    kind: Literal["log-attenuation", "intensity"] = "log-attenuation"
+    kind: str = "log-attenuation"
     energy: float = 70.0
-    masks: Literal["hard", "soft"] = "hard"
+    masks: str = "hard"
     threshold: float = 1.0
     labels: bool = True
     backend: str = "auto"

@@ -137,7 +137,7 @@ def line_integrals(
     values: Shaped[Tensor, "k j i"] | Prepared,
     world_from_voxel: Float[Tensor, "4 4"],
     camera: Camera | Sequence[Camera],
-    xi: Float[Tensor, "*n 6"] | None = None,
+    xi: Float[Tensor, "*n six"] | None = None,
     backend: str = "auto",
     centre: Float[Tensor, "3"] | None = None,
     pixels: Float[Tensor, "m 2"] | None = None,
@@ -173,7 +173,7 @@ def line_integrals_with_jacobian(
     world_from_voxel: Float[Tensor, "4 4"],
     camera: Camera | Sequence[Camera],
     centre: Float[Tensor, "3"] | None = None,
-    xi: Float[Tensor, "*n 6"] | None = None,
+    xi: Float[Tensor, "*n six"] | None = None,
     backend: str = "auto",
     pixels: Float[Tensor, "m 2"] | None = None,
 ) -> tuple[Float[Tensor, "*batch_and_image"], Float[Tensor, "*batch_and_image_and_6"]]:
