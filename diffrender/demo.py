@@ -210,7 +210,7 @@ def _intensity(case: Case) -> Section:
     name, view = next(iter(case.views.items()))
     share = torch.exp(-view.pixels)
     behind = share[share < MOSTLY_AIR]
-    brightest = float(behind.quantile(0.95)) if behind.numel() else 1.0
+    brightest = min(1.0, 3 * float(behind.median())) if behind.numel() else 1.0
     water = water_attenuation(case.scene.settings.energy)
     return Section(
         "What the detector counts",

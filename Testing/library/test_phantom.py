@@ -9,7 +9,7 @@ import torch
 
 import diffrender
 from diffrender.errors import SettingError
-from diffrender.phantom import torso
+from diffrender.phantom import drawing, torso
 
 SHAPE = (90, 56, 80)  # of 7.1 x 5.2 x 5.5 mm: coarse, for places and averages
 
@@ -106,6 +106,13 @@ def test_the_same_arguments_give_the_same_voxels_and_another_seed_does_not(patie
     assert torch.equal(again.values, patient.values)
     assert torch.equal(again.labels, patient.labels)
     assert not torch.equal(torso(SHAPE, seed=1).values, patient.values)
+
+
+def test_drawing_in_slabs_changes_nothing(patient, monkeypatch):
+    monkeypatch.setattr(drawing, "SLAB", 13 * SHAPE[1] * SHAPE[2])  # 90 slices in seven slabs, the last one thinner
+    again = torso(SHAPE)
+    assert torch.equal(again.labels, patient.labels)
+    assert torch.equal(again.values, patient.values)
 
 
 @pytest.mark.parametrize("handed", ["right", "left"])
