@@ -125,6 +125,15 @@ def test_a_path_that_the_console_cannot_spell_is_told_all_the_same(started, ende
     assert ("größe" if encoding == "cp1252" else "Łódź/größe 漢.nii") in said
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_nor_does_a_result_break_on_such_a_console(started, ended, patient, encoding):
+    table = patient.names.with_name("größe 漢.csv")
+    table.write_bytes(patient.names.read_bytes())
+    end = ended(started("info", table, env={"PYTHONIOENCODING": encoding}, encoding=encoding))
+    assert (end.code, end.err) == (0, "")
+    assert r"\u6f22.csv is a table of label names" in end.out  # the letter that this console lacks
+
+
 def test_a_long_path_stays_on_one_line(typed):
     path = "/".join(["a folder with a long name"] * 12) + "/ct.nii.gz"
     assert f"Error: {path} does not exist" in typed("info", path).err.splitlines()[0]

@@ -98,7 +98,7 @@ def test_a_dicom_xray_with_its_geometry_and_without_its_patient(typed, picture):
     assert "source to detector [mm]: 1020" in ended.out
     said = ended.out + ended.err + typed("info", "b.dcm", "--json", "--debug").out
     for secret in ("Doe", "Jane", "4711", "1950", "House", "Princeton"):
-        assert secret not in said
+        assert secret not in said.replace(" ", "")
 
 
 def test_a_mesh(typed):
