@@ -9,7 +9,8 @@ from diffrender.errors import DicomError
 from diffrender.io.dicom_frames import Frame
 
 # Positions are written with as little as one decimal: gaps that differ by less are the same gap, rounded.
-GAP_TOLERANCE = (0.05, 0.12)  # share of the usual gap, and [mm]; the larger counts
+GAP_TOLERANCE = (0.05, 0.12)  # share of the usual gap, and [mm]; the larger counts, up to a third of the usual gap
+SAME_PLACE = 0.02  # of the usual gap
 TILT_TOLERANCE = 0.1  # [degrees]: 0.7 mm over 400, about a pixel
 SQUARE_TOLERANCE = 1e-3  # cosine between rows and columns
 
@@ -90,10 +91,10 @@ def _check_same(path: str | Path, frames: Sequence[Frame], what: str, values: Se
 def _check_gaps(path: str | Path, frames: Sequence[Frame], along: np.ndarray) -> float:
     """The distance of neighbouring slices [mm]."""
     gaps = np.diff(along)
-    usual = float(np.median(gaps))
+    usual = float(np.median(gaps[gaps >= 1e-3 * gaps.max()]))  # also where most slices are there twice
     closest = int(np.argmin(gaps))
-    if gaps[closest] < 0.01 or gaps[closest] < 0.02 * usual:
-        doubled = int((gaps < max(0.01, 0.02 * usual)).sum())
+    if gaps[closest] <= SAME_PLACE * usual:
+        doubled = int((gaps <= SAME_PLACE * usual).sum())
         raise DicomError(
             f"{frames[closest].name} and {frames[closest + 1].name} lie at the same position (ImagePositionPatient, "
             f"0020,0032){f', and so do {doubled - 1} more pairs' if doubled > 1 else ''}: slices are there twice, or "
@@ -102,7 +103,8 @@ def _check_gaps(path: str | Path, frames: Sequence[Frame], along: np.ndarray) ->
     worst = int(np.argmax(np.abs(gaps - usual)))
     step = float(along[-1] - along[0]) / len(gaps)
     off = np.abs(along - along[0] - step * np.arange(len(along))).max()
-    if abs(gaps[worst] - usual) > max(GAP_TOLERANCE[0] * usual, GAP_TOLERANCE[1]) or off > 0.25 * step:
+    tolerance = max(GAP_TOLERANCE[0] * usual, min(GAP_TOLERANCE[1], usual / 3))
+    if abs(gaps[worst] - usual) > tolerance or off > 0.25 * step:
         more = gaps[worst] > 1.5 * usual
         meaning = "A slice is probably missing" if more else "The slices are not evenly spaced"
         raise DicomError(

@@ -1,6 +1,11 @@
 """An array that is filled slice by slice: what keeps a large series from being held twice."""
 
+from io import BufferedIOBase
+from pathlib import Path
+
 import numpy as np
+
+from diffrender.errors import PathError
 
 INT16 = np.iinfo(np.int16)
 
@@ -35,3 +40,25 @@ def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     if stored.dtype.kind in "iu" and float(slope).is_integer() and float(intercept).is_integer():
         return stored.astype(np.int64) * int(slope) + int(intercept)
     return stored * np.float64(slope) + intercept
+
+
+def filled(
+    path: str | Path,
+    file: BufferedIOBase,
+    dtype: np.dtype,
+    shape: tuple[int, int, int],
+    slope: float = 1.0,
+    intercept: float = 0.0,
+) -> np.ndarray:
+    """Values (k, j, i) from a stream of plain numbers. Raises: PathError where it ends too early."""
+    filling = Filling(shape)
+    size = shape[1] * shape[2] * dtype.itemsize
+    for k in range(shape[0]):
+        raw = file.read(size)
+        if len(raw) < size:
+            raise PathError(
+                f"{path} is truncated: it ends in slice {k + 1} of {shape[0]}. Its copy or download broke off; fetch "
+                "it again."
+            )
+        filling.put(k, rescaled(np.frombuffer(raw, dtype).reshape(shape[1:]), slope, intercept))
+    return filling.values

@@ -1,5 +1,8 @@
 """NRRD and MetaImage, read by SimpleITK."""
 
+import gzip
+import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ import torch
 
 from diffrender.errors import GeometryError, ImageError, PathError, notify
 from diffrender.io.files import check_memory, found
+from diffrender.io.filling import filled
 from diffrender.volume import Volume, check_affine
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -15,8 +19,8 @@ RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read_itk(path: str | Path) -> Volume:
     """A volume from .nrrd, .nhdr, .mha or .mhd. Its numbers count as HU: these formats have no word on it.
 
-    Whole numbers that fit come as int16, others as float32. Numbers of 64 bit, and whole ones of 32 that fit into 16,
-    are held beside their shorter copy for a moment: three times the final volume.
+    Whole numbers that fit come as int16, others as float32. Peak memory is the volume, or twice that where the file is
+    a compressed MetaImage; wide numbers in one, or in a file beside its header, are held with it: three times.
     Raises: ImageError, GeometryError, PathError, MemoryNeedError.
     """
     import SimpleITK as sitk  # noqa: N813
@@ -30,13 +34,16 @@ def read_itk(path: str | Path) -> Volume:
     size = reader.GetSize()
     _check_size(path, size, reader.GetNumberOfComponents())
     check_memory(path, 1.02 * np.prod(size, dtype=float) * _bytes_per_voxel(reader.GetPixelID()))
-    _check_header(path)
+    head = _head(path)
+    _check_header(path, head)
     affine = _affine(path, reader)
-    try:
-        image = reader.Execute()
-    except RuntimeError as problem:
-        raise _unreadable(path, problem) from None
-    return Volume(torch.from_numpy(_values(image)), torch.from_numpy(affine), source=str(path))
+    values = _streamed(path, head, reader)
+    if values is None:
+        try:
+            values = _values(reader.Execute())
+        except RuntimeError as problem:
+            raise _unreadable(path, problem) from None
+    return Volume(torch.from_numpy(values), torch.from_numpy(affine), source=str(path))
 
 
 def _check_size(path: str | Path, size: tuple[int, ...], components: int) -> None:
@@ -54,24 +61,33 @@ def _check_size(path: str | Path, size: tuple[int, ...], components: int) -> Non
 
 
 def _bytes_per_voxel(pixel: int) -> int:
-    """Memory that reading takes at its highest."""
+    """Memory that reading takes at its highest: wide numbers end as float32, at times by way of int16."""
     import SimpleITK as sitk  # noqa: N813
 
-    return {sitk.sitkInt16: 2, sitk.sitkInt8: 3, sitk.sitkUInt8: 3, sitk.sitkFloat32: 4, sitk.sitkFloat64: 12}.get(
-        pixel, 6
-    )
+    return {sitk.sitkInt16: 2, sitk.sitkInt8: 3, sitk.sitkUInt8: 3, sitk.sitkFloat32: 4}.get(pixel, 6)
 
 
-def _check_header(path: str | Path) -> None:
-    """Refuse a file without spacing, and say where orientation is missing: ITK fills both in without a word."""
+def _head(path: str | Path) -> bytes:
+    """The text before the numbers."""
     with found(path).open("rb") as file:
         head = file.read(1 << 16)
-    if head.startswith(b"NRRD"):
-        head = head.partition(b"\n\n")[0].partition(b"\r\n\r\n")[0]
-        spaced, turned = b"spacings:" in head or b"space directions:" in head, b"space directions:" in head
-    else:
-        spaced = b"ElementSpacing" in head or b"ElementSize" in head
-        turned = any(word in head for word in (b"TransformMatrix", b"Rotation", b"Orientation"))
+    if not head.startswith(b"NRRD"):
+        end = re.search(rb"ElementDataFile.*\r?\n", head)
+        return head[: end.end()] if end else head
+    end = re.search(rb"\r?\n\r?\n", head)
+    return head[: end.end()] if end else head
+
+
+def _field(head: bytes, name: str) -> str:
+    """The value of a line `name: value` (NRRD) or `name = value` (MetaImage); empty where there is none."""
+    match = re.search(rf"^{name} *[:=] *(.*?) *\r?$".encode(), head, re.MULTILINE)
+    return match[1].decode("ascii", "replace") if match else ""
+
+
+def _check_header(path: str | Path, head: bytes) -> None:
+    """Refuse a file without spacing, and say where orientation is missing: ITK fills both in without a word."""
+    turned = any(_field(head, name) for name in ("space directions", "TransformMatrix", "Rotation", "Orientation"))
+    spaced = any(_field(head, name) for name in ("space directions", "spacings", "ElementSpacing", "ElementSize"))
     if not spaced:
         raise GeometryError(
             f"{path} has no spacing, so the size of its voxels is not known and every length would be a guess. Write "
@@ -99,6 +115,39 @@ def _affine(path: str | Path, reader) -> np.ndarray:
     return affine
 
 
+def _streamed(path: str | Path, head: bytes, reader) -> np.ndarray | None:
+    """Numbers wider than what they become, slice by slice: ITK would hold all of them beside the volume.
+
+    None where ITK is as good, or where the numbers do not follow the header plainly or as gzip.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    wide = {sitk.sitkInt32: "i4", sitk.sitkUInt32: "u4", sitk.sitkInt64: "i8", sitk.sitkUInt64: "u8"}
+    kind = {**wide, sitk.sitkFloat64: "f8"}.get(reader.GetPixelID())
+    nrrd = head.startswith(b"NRRD")
+    elsewhere = _field(head, "data ?file") or _field(head, "(line|byte) skip") if nrrd else "x"
+    encoding = _field(head, "encoding").lower() if nrrd else "raw"
+    if not nrrd and _field(head, "ElementDataFile") == "LOCAL" and _field(head, "CompressedData") != "True":
+        elsewhere = ""
+    if kind is None or elsewhere or encoding not in ("raw", "gzip", "gz"):
+        return None
+    big = _field(head, "endian") == "big" or "True" in (
+        _field(head, "BinaryDataByteOrderMSB"),
+        _field(head, "ElementByteOrderMSB"),
+    )
+    i, j, k = reader.GetSize()
+    with found(path).open("rb") as file:
+        file.seek(len(head))
+        try:
+            stream = file if encoding == "raw" else gzip.GzipFile(fileobj=file)
+            return filled(path, stream, np.dtype((">" if big else "<") + kind), (k, j, i))
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise PathError(
+                f"{path} is truncated or damaged: its numbers cannot be unpacked to the end. Its copy or download "
+                "broke off; fetch it again."
+            ) from None
+
+
 class _Buffer:
     """ITK's own numbers as an array without a copy; the array keeps this, and this keeps the image alive."""
 
@@ -121,7 +170,7 @@ def _values(image) -> np.ndarray:
 
 
 def _unreadable(path: str | Path, problem: RuntimeError) -> PathError | GeometryError:
-    words = str(problem)
+    words = str(problem).replace(str(found(path)), "")
     if "direction" in words.lower() or "spacing" in words.lower():
         return GeometryError(
             f"{path}: its affine is singular, sheared, or has a negative or missing spacing, so voxels have no volume. "

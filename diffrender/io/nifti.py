@@ -17,7 +17,7 @@ import torch
 
 from diffrender.errors import GeometryError, ImageError, PathError, notify
 from diffrender.io.files import check_memory, found
-from diffrender.io.filling import Filling, rescaled
+from diffrender.io.filling import filled
 from diffrender.volume import Volume, check_affine
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -64,11 +64,11 @@ def read_nifti(path: str | Path) -> Volume:
             check_memory(path, 1.02 * np.prod(shape, dtype=float) * (4 if header.dtype.kind == "f" else 2))
             if not header.separate:
                 file.seek(header.offset)
-                values = _values(path, file, header, shape)
+                values = filled(path, file, header.dtype, shape, header.slope, header.intercept)
         if header.separate:
             with _opened(found(_beside(path))) as file:
                 file.seek(header.offset)
-                values = _values(_beside(path), file, header, shape)
+                values = filled(_beside(path), file, header.dtype, shape, header.slope, header.intercept)
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise PathError(
             f"{path} is truncated or damaged: its gzip stream cannot be unpacked to the end. Its copy or download "
@@ -217,18 +217,3 @@ def _qform(header: Header) -> np.ndarray:
     matrix[:3, :3] = turn * np.array([*header.pixdim[1:3], header.pixdim[3] * hand])
     matrix[:3, 3] = header.quaternion[3:]
     return matrix
-
-
-def _values(path: str | Path, file: BufferedIOBase, header: Header, shape: tuple[int, int, int]) -> np.ndarray:
-    filling = Filling(shape)
-    size = shape[1] * shape[2] * header.dtype.itemsize
-    for k in range(shape[0]):
-        raw = file.read(size)
-        if len(raw) < size:
-            raise PathError(
-                f"{path} is truncated: it ends in slice {k + 1} of {shape[0]}. Its copy or download broke off; fetch "
-                "it again."
-            )
-        stored = np.frombuffer(raw, header.dtype).reshape(shape[1:])
-        filling.put(k, rescaled(stored, header.slope, header.intercept))
-    return filling.values

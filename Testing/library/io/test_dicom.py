@@ -44,7 +44,7 @@ def folder(tmp_path, values):
     return tmp_path / "ct"
 
 
-def refused(path, kind=DicomError, **options) -> str:
+def refused(path, kind: type[Exception] = DicomError, **options) -> str:
     """What the error says; it names the path as typed and never the patient."""
     with pytest.raises(kind) as caught:
         read_volume(path, **options)
@@ -273,6 +273,9 @@ def test_duplicated_positions(folder):
     assert "lie at the same position" in words
     assert "copy.dcm" in words
     assert "Keep one of each" in words
+    for n, file in enumerate(sorted(folder.glob("IM*.dcm"))):
+        shutil.copy(file, folder / f"again{n}.dcm")
+    assert "and so do 6 more pairs" in refused(folder)
 
 
 def test_mixed_orientations(folder):
@@ -433,14 +436,15 @@ def test_rows_and_columns_not_at_right_angles(tmp_path, values):
     assert "rows and columns do not meet at a right angle" in refused(tmp_path / "ct")
 
 
-def test_monochrome1_is_inverted_and_that_is_said(tmp_path, values):
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+def test_monochrome1_is_inverted_and_that_is_said(tmp_path, values, signed):
     def inverted(dataset, k):
-        stored = np.frombuffer(dataset.PixelData, "<u2")
+        stored = np.frombuffer(dataset.PixelData, "<i2" if signed else "<u2")
         dataset.BitsStored, dataset.HighBit = 12, 11
-        dataset.PixelData = (4095 - stored).astype("<u2").tobytes()
+        dataset.PixelData = ((-1 if signed else 4095) - stored).astype(stored.dtype).tobytes()
         dataset.PhotometricInterpretation = "MONOCHROME1"
 
-    write_series(tmp_path / "ct", values, OBLIQUE, edit=inverted)
+    write_series(tmp_path / "ct", values, OBLIQUE, signed=signed, intercept=0 if signed else -1024, edit=inverted)
     with pytest.warns(Notice, match=r"stored inverted \(MONOCHROME1"):
         volume = read_volume(tmp_path / "ct")
     np.testing.assert_array_equal(volume.values.numpy(), values)
@@ -468,16 +472,17 @@ def test_padding_becomes_air_and_that_is_said(tmp_path, values, limit):
 
 
 def test_padding_of_signed_pixels_below_int16_after_rescale(tmp_path, values):
-    # GE's way: signed pixels, -2000 outside the circle; and -32768, which with an intercept of -1024 leaves int16.
-    for padding in (-2000, -32768):
+    # GE's way: signed pixels, -2000 outside the circle; the same written as if unsigned; and -32768, which with an
+    # intercept of -1024 leaves int16.
+    for padding, written in ((-2000, -2000), (-2000, 63536), (-32768, -32768)):
 
-        def pad(dataset, k, padding=padding):
+        def pad(dataset, k, padding=padding, written=written):
             stored = np.frombuffer(dataset.PixelData, "<i2").reshape(SHAPE[1:]).copy()
             stored[0, 0] = padding
             dataset.PixelData = stored.tobytes()
-            dataset.PixelPaddingValue = padding
+            dataset.add_new("PixelPaddingValue", "US" if written > 0 else "SS", written)
 
-        folder = tmp_path / str(padding)
+        folder = tmp_path / str(written)
         write_series(folder, values, OBLIQUE, signed=True, edit=pad)
         with pytest.warns(Notice, match="are padding"):
             volume = read_volume(folder)
