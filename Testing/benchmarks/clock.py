@@ -23,7 +23,8 @@ def take_turns(contenders: dict[str, Callable[[], object]], seconds: float, leas
     """Run each once to warm up, then one after the other, round by round, until `seconds` are over.
 
     A quick contender runs several times in its turn, for at most a tenth of the slowest one's time, so that its
-    minimum is found under the same disturbances as that of the slow one.
+    minimum is found under the same disturbances as that of the slow one. It still has more tries at a quiet moment than
+    the slow one: on a busy machine that favours the quick.
     """
     once = {}
     for name, run in contenders.items():

@@ -35,7 +35,11 @@ def python() -> Path:
         ours = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
         Path(packages, "ours.pth").write_text("\n".join(ours) + "\n", encoding="utf-8")
         pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        subprocess.run([*pip, *NEEDED, *PEERS], check=True)
+        if subprocess.run([*pip, *NEEDED, *PEERS], check=False).returncode:
+            raise SystemExit(
+                f"The peers did not install (pip's reason stands above), so nothing can be compared with them. With a "
+                f"network, run this again; the benches without peers are named by --list. {FOLDER.name} can be removed."
+            )
         (FOLDER / "ready").write_text("\n".join(PEERS) + "\n", encoding="utf-8")
     return interpreter
 

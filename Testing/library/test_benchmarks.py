@@ -1,4 +1,4 @@
-"""The bench command: its table of benches, and the page that it writes. The benches themselves are no part of the tests."""
+"""The bench command: its table of benches and the page that it writes. The benches themselves are not run by tests."""
 
 import ast
 import json
