@@ -394,6 +394,15 @@ def test_masks_on_another_lattice_are_said_once(tmp_path):
     assert np.array_equal(labels.numpy(), expected_on(volume_on(), shape, own))
 
 
+def test_one_mask_elsewhere_does_not_refuse_the_others(tmp_path):
+    folder = _masks(tmp_path / "m")
+    write_image(folder / "wrist.nrrd", np.ones((4, 5, 6), np.uint8), lattice((700, 0, 0), (0, 0, 0), (1, 1, 1)))
+    with pytest.warns(Notice, match="another lattice"):
+        labels, names = read_labels(folder, volume_on(), NAMES | {9: "wrist"})
+    assert np.array_equal(labels.numpy(), FIELD)
+    assert names[9] == "wrist"
+
+
 def test_folders_that_are_no_masks(tmp_path):
     folder = _masks(tmp_path / "m")
     refused(LabelError, "masks that .* does not name: sacrum", folder, names={1: "hip_left", 2: "hip_right"})
