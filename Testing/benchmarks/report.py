@@ -98,9 +98,9 @@ def write_page(order: list[str]) -> None:
         "# Benchmarks",
         "",
         "Written by `python run.py bench`, not by hand; the figures behind it lie in `Testing/benchmarks/results`.",
-        "Contenders take turns in one process on one thread; times are the least CPU time of the process. Other work on",
-        "the machine takes caches and memory from all of them, though not by the same factor: ratios found under a load",
-        "well above 1 are rough. `python run.py bench NAME` runs one bench and rewrites its part.",
+        "Contenders take turns in one process on one thread; times are the least CPU time of the process. Other work",
+        "on the machine takes caches and memory from all of them, though not by the same factor: ratios found under a",
+        "load well above 1 are rough. `python run.py bench NAME` runs one bench and rewrites its part.",
         "",
     ]
     for name in [n for n in order if n in stored]:
