@@ -117,7 +117,11 @@ class Section:
 
 
 def write_demo(
-    folder: Path, ct: Path | None, labels: Path | None, progress: Callable[[Progress, str], None] | None = None
+    folder: Path,
+    ct: Path | None,
+    labels: Path | None,
+    progress: Callable[[Progress, str], None] | None = None,
+    names: str | Path | None = None,
 ) -> Path:
     """Run every pipeline and write `folder`/index.html: one file that needs no other.
 
@@ -125,6 +129,7 @@ def write_demo(
         ct: a CT of the user's, as `read_volume` takes it; None for the torso that the library draws.
         labels: its labels.
         progress: called before each section.
+        names: the table of the labels' names, as `read_volume` takes it.
     Returns: the page.
     Raises: what reading and casting raise; OutputError where the page cannot be written.
     """
@@ -132,7 +137,7 @@ def write_demo(
     total = len(SECTIONS) + 1
     tell(Progress(0, total), "Drawing the torso" if ct is None else f"Reading {ct}")
     start = time.perf_counter()
-    volume = torso() if ct is None else read_volume(ct, labels)
+    volume = torso() if ct is None else read_volume(ct, labels, names)
     subject = "a torso that the library draws itself" if ct is None else Path(ct).name
     case = Case(volume, subject, time.perf_counter() - start)
     sections: dict[str, Section] = {}
@@ -141,6 +146,7 @@ def write_demo(
         sections[name] = make(case)
     page = write_whole(Path(folder) / "index.html", _page(case, sections, time.perf_counter() - start))
     settings = {"ct": None if ct is None else str(ct), "labels": None if labels is None else str(labels)}
+    settings["names"] = None if names is None else str(names)
     write_provenance(
         folder, ["diffrender", "demo"], settings, [path for path in (ct, labels) if path is not None], seed=0
     )

@@ -37,10 +37,10 @@ def write_provenance(
         seed: of everything random, or None.
     Raises: PathError where an input is gone, OutputError where it cannot be written.
     """
-    folder = Path(output).is_dir()
-    target = (
-        Path(output, "provenance.json") if folder else Path(output).with_name(Path(output).name + ".provenance.json")
-    )
+    name = Path(output).name.removesuffix(".gz")  # chest.nii.gz is chest, as its labels and its camera are named
+    target = Path(output, "provenance.json")
+    if not Path(output).is_dir():
+        target = Path(output).with_name(Path(name).stem + ".provenance.json")
     record = {
         "format": FORMAT,
         "output": str(output),

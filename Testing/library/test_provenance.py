@@ -38,7 +38,7 @@ def test_the_record_beside_a_file(tmp_path, monkeypatch):
         ["ct größe.nii.gz"],
         seed=7,
     )
-    assert path == Path("pelvis.png.provenance.json")
+    assert path == Path("pelvis.provenance.json")
     text = path.read_text(encoding="utf-8")
     record = json.loads(text)
     assert record["inputs"] == [

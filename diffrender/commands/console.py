@@ -26,7 +26,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from diffrender.errors import DiffRenderError, InputError, Notice, SettingError
+from diffrender.errors import DiffRenderError, InputError, Notice, OutputError, SettingError
 from diffrender.jobs import Job, Pace, Progress
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
@@ -267,9 +267,8 @@ def explain(console: Console, problem: BaseException) -> int:
         again = "Stopped. Nothing half-written is left; type the same command to start again."
         return console.error("Stopped", str(problem) or again, STOPPED)
     if isinstance(problem, DiffRenderError):
-        return console.error(
-            type(problem).__name__, str(problem), BAD_INPUT if isinstance(problem, InputError) else FAILED
-        )
+        theirs = isinstance(problem, InputError | OutputError)  # a full or unwritable folder is mended by the user too
+        return console.error(type(problem).__name__, str(problem), BAD_INPUT if theirs else FAILED)
     if isinstance(problem, ModuleNotFoundError) and not (problem.name or "").startswith("diffrender"):
         text = f"The package {problem.name} is not installed, and it is needed. `diffrender doctor` says what to type."
         return console.error("BackendError", text, FAILED)

@@ -18,6 +18,7 @@ def demo(
         str | None, typer.Option(metavar="F", help="A CT of yours instead of the torso that we draw.")
     ] = None,
     labels: Annotated[str | None, typer.Option(metavar="F", help="Its labels.")] = None,
+    names: Annotated[str | None, typer.Option(metavar="F", help="The names of its labels: CSV or JSON.")] = None,
     out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="The folder of the page.")] = "demo",
     json: Json = False,
     debug: Debug = False,
@@ -29,6 +30,8 @@ def demo(
     console = current()
     if labels is not None and ct is None:
         raise SettingError(f"--labels {labels} belongs to a CT; give that too, with --ct.")
+    if names is not None and labels is None:
+        raise SettingError(f"--names {names} names labels; give those too, with --labels.")
     for path in filter(None, (ct, labels)):
         if not Path(path).expanduser().exists():
             raise PathError(f"{path} does not exist. Check the path, and put quotes round one with spaces.")
@@ -36,7 +39,6 @@ def demo(
     from diffrender.demo import write_demo
 
     with console.listening():
-        page = write_demo(
-            Path(out), None if ct is None else Path(ct), None if labels is None else Path(labels), console.progress
-        )
+        paths = (None if path is None else Path(path) for path in (ct, labels))
+        page = write_demo(Path(out), *paths, progress=console.progress, names=names)
     console.result({"page": page, "files": [page]}, f"The page is here; open it in a browser:\n{page.resolve()}")

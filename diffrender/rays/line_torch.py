@@ -35,7 +35,17 @@ class _Bundle:
     length: Float[Tensor, "ray"]  # [mm] from slice to slice
     slices: range  # in front of the source, without the pad
     near: int  # the slice nearest the source
-    forward: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Some slices of a bundle, cut to the rectangle that its rays cross; nothing of it carries a gradient."""
+
+    slices: range
+    corner: tuple[int, int]  # (v, u) in the padded slice
+    slab: Float[Tensor, "s v u"]  # less air
+    grid: Float[Tensor, "s ray 2"]  # where the rays are, (u, v), -1..1 from the first to the last centre
+    scale: Float[Tensor, "2"]  # from voxels to the grid's units
 
 
 def project(q: Prepared, pencil: Pencil, jacobian: bool) -> tuple[Tensor, Tensor | None]:
@@ -66,12 +76,17 @@ def adjoint(q: Prepared, pencil: Pencil, g: Float[Tensor, "ray"], out: Float[Ten
     for bundle in _bundles(q, pencil):
         weight = (g[bundle.rays.to(g.device)] * (q.scale * bundle.length.detach()).to(g)).contiguous()
         turned = out.permute(_TURNS[bundle.axis])
-        for low, slab, grid in _chunks(q, bundle):
-            slab.requires_grad_()
+        for chunk in _chunks(q, bundle):
+            slab = chunk.slab.requires_grad_()
             with torch.enable_grad():
-                sampled = _sample(slab, grid)
+                sampled = _sample(slab, chunk.grid)
             (grad,) = torch.autograd.grad(sampled, slab, weight.expand(sampled.shape))
-            turned[low - PAD : low - PAD + len(slab)] += grad[:, PAD:-PAD, PAD:-PAD]
+            place = [slice(chunk.slices.start - PAD, chunk.slices.stop - PAD)]
+            for axis, low in enumerate(chunk.corner, 1):  # what lies in the pad is dropped
+                high = min(low + slab.shape[axis] - PAD, turned.shape[axis])
+                place.append(slice(max(low - PAD, 0), high))
+                grad = grad.narrow(axis, place[-1].start - low + PAD, high - place[-1].start)
+            turned[tuple(place)] += grad
         if pencil.inside:
             with torch.enable_grad():
                 padded = q.padded.detach().clone().requires_grad_()
@@ -123,7 +138,7 @@ def _bundles(q: Prepared, pencil: Pencil) -> Iterator[_Bundle]:
             near = math.ceil(place) if forward else math.floor(place)
             low = max(PAD, near) if forward else PAD
             high = count - PAD if forward else min(count - PAD, near + 1)
-            yield _Bundle(axis, rays, source, direction, start, step, length, range(low, high), near, forward)
+            yield _Bundle(axis, rays, source, direction, start, step, length, range(low, high), near)
 
 
 def _sum_over_slices(q: Prepared, bundle: _Bundle, jacobian: bool) -> Float[Tensor, "ray"]:
@@ -131,20 +146,19 @@ def _sum_over_slices(q: Prepared, bundle: _Bundle, jacobian: bool) -> Float[Tens
     total = torch.zeros(len(bundle.rays), dtype=q.real, device=q.padded.device)
     by_start = torch.zeros((len(bundle.rays), 2), dtype=q.real, device=q.padded.device)
     by_step = torch.zeros_like(by_start)
-    for low, slab, grid in _chunks(q, bundle):
+    for chunk in _chunks(q, bundle):
         with torch.set_grad_enabled(jacobian):
-            sampled = _sample(slab, grid.requires_grad_(jacobian))
+            sampled = _sample(chunk.slab, chunk.grid.requires_grad_(jacobian))
         total += sampled.detach().sum(0)
         if jacobian:
-            (grad,) = torch.autograd.grad(sampled, grid, torch.ones_like(sampled))
-            at = torch.arange(low, low + len(slab), dtype=q.real, device=grad.device)
-            by_start += grad.sum(0)
-            by_step += torch.einsum("s,src->rc", at, grad)
+            (grad,) = torch.autograd.grad(sampled, chunk.grid, torch.ones_like(sampled))
+            at = torch.tensor(chunk.slices, dtype=q.real, device=grad.device)
+            by_start += grad.sum(0) * chunk.scale
+            by_step += torch.einsum("s,src->rc", at, grad) * chunk.scale
     if not jacobian:
         return total.cpu().double()
-    voxels = 2 / (torch.tensor(_sizes(q, bundle), dtype=torch.float64) - 1)  # from the grid's -1..1 to voxels
-    change = (bundle.start - bundle.start.detach()) * by_start.cpu().double() * voxels
-    change = change + (bundle.step - bundle.step.detach()) * by_step.cpu().double() * voxels
+    change = (bundle.start - bundle.start.detach()) * by_start.cpu().double()
+    change = change + (bundle.step - bundle.step.detach()) * by_step.cpu().double()
     return total.cpu().double() + change.sum(1)
 
 
@@ -174,18 +188,26 @@ def _bilinear(slice_: Shaped[Tensor, "v u"], at: Float[Tensor, "ray 2"]) -> Floa
     return (1 - fv) * ((1 - fu) * value(0, 0) + fu * value(1, 0)) + fv * ((1 - fu) * value(0, 1) + fu * value(1, 1))
 
 
-def _chunks(q: Prepared, bundle: _Bundle) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(first slice, slab (s, v, u) less air, grid (s, ray, 2) in -1..1), detached."""
+def _chunks(q: Prepared, bundle: _Bundle) -> Iterator[_Chunk]:
     turned = q.padded.permute(_TURNS[bundle.axis])
-    scale = 2 / (torch.tensor(_sizes(q, bundle), dtype=torch.float64) - 1)
     on = {"dtype": q.real, "device": q.padded.device}
-    start, step = (bundle.start.detach() * scale - 1).to(**on), (bundle.step.detach() * scale).to(**on)
+    start, step = bundle.start.detach(), bundle.step.detach()
     for slices in _slice_chunks(bundle, len(bundle.rays) + turned[0].numel()):
-        slab = turned[slices.start : slices.stop].to(q.real, copy=True).contiguous()
+        ends = torch.cat([start + step * slices.start, start + step * (slices.stop - 1)])
+        # The rectangle that the rays cross, a voxel of air around the volume at most: beyond it all is air.
+        highest = torch.tensor([turned.shape[2] - PAD, turned.shape[1] - PAD])
+        low = ends.amin(0).floor().long().clamp(min=PAD - 1)
+        high = torch.minimum(ends.amax(0).floor().long() + 1, highest)
+        if (high <= low).any():
+            continue
+        (u, v), (u_end, v_end) = low.tolist(), (high + 1).tolist()
+        slab = turned[slices.start : slices.stop, v:v_end, u:u_end].to(q.real, copy=True).contiguous()
         if q.air:
             slab -= q.air
-        at = torch.arange(slices.start, slices.stop, **on)
-        yield slices.start, slab, torch.addcmul(start, at[:, None, None], step)
+        scale = 2 / (high - low).double()
+        at = torch.tensor(slices, **on)[:, None, None]
+        grid = torch.addcmul(((start - low) * scale - 1).to(**on), at, (step * scale).to(**on))
+        yield _Chunk(slices, (v, u), slab, grid, scale.to(**on))
 
 
 def _slice_chunks(bundle: _Bundle, per_slice: int) -> Iterator[range]:
@@ -196,11 +218,6 @@ def _slice_chunks(bundle: _Bundle, per_slice: int) -> Iterator[range]:
 
 def _sample(slab: Float[Tensor, "s v u"], grid: Float[Tensor, "s ray 2"]) -> Float[Tensor, "s ray"]:
     return F.grid_sample(slab[:, None], grid[:, :, None], align_corners=True, padding_mode="zeros")[:, 0, :, 0]
-
-
-def _sizes(q: Prepared, bundle: _Bundle) -> list[int]:
-    _, v, u = (q.padded.shape[n] for n in _TURNS[bundle.axis])
-    return [u, v]
 
 
 def _count_labels(

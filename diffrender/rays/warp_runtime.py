@@ -1,7 +1,9 @@
 """NVIDIA warp, when it is there: started quietly, asked what it can do, and given threads on the CPU."""
 
+import contextlib
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -27,11 +29,29 @@ def start() -> Any:
         if hasattr(wp.config, "log_level") and hasattr(wp, "LOG_ERROR"):
             wp.config.log_level = wp.LOG_ERROR
         wp.config.quiet = True
-        wp.init()
+        with _without_native_output():
+            wp.init()
     except Exception as problem:  # an import of native code fails in many ways; "auto" never fails for lack of warp
         _broken.append(f"warp-lang is installed and does not load ({type(problem).__name__}: {problem}).")
         return None
     return wp
+
+
+@contextlib.contextmanager
+def _without_native_output() -> Iterator[None]:
+    """Where there is no GPU, warp's native code says so on stderr whatever its log level: true, and no news to us."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # no stderr at all, as in a windowed program
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def why_not(volume: Tensor) -> str | None:
