@@ -23,11 +23,12 @@ def project(q: Prepared, pencil: Pencil, jacobian: bool) -> tuple[Tensor, Tensor
     if not pencil.count:
         return p, j
     arguments = [*_volume(q), *_rays(pencil, on, derivatives=jacobian)]
-    outputs = [_array(p)] if j is None else [_array(p), _array(j)]
-    kernel = "forward" if j is None else "jacobian"
+    outputs = [_array(p), _array(torch.empty((0, 6), dtype=q.real, device=on) if j is None else j)]
+    lanes = _kernels(_stored(q)).lanes if on.type == "cpu" else 1
+    kernel = f"{'pose' if jacobian else 'line'}_{lanes}"
 
     def launch(start: int, stop: int) -> None:
-        _launch(q, kernel, stop - start, [*arguments, start, *outputs])
+        _launch(q, kernel, -(-(stop - start) // lanes), [*arguments, start, stop, *outputs])
 
     _over(q, pencil.count, launch)
     return p, j
@@ -61,7 +62,8 @@ def project_labels(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> tuple
     volume = _volume(q)
     sets = [_array(labels.groups.view(-1)), _array(labels.starts), _array(labels.members)]
     arguments = [volume[0], *sets, *volume[1:], *_rays(pencil, on, derivatives=False)]
-    outputs = [_array(p), _array(lengths)]
+    no_pose = torch.empty((0, 6), dtype=q.real, device=on)
+    outputs = [_array(p), _array(no_pose), _array(lengths)]
 
     def launch(start: int, stop: int) -> None:
         _launch(q, "labels", stop - start, [*arguments, start, *outputs])
@@ -72,14 +74,14 @@ def project_labels(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> tuple
 
 def compiled(stored: str) -> bool:
     """Whether the kernels for this stored type lie in warp's cache, so that the first render need not wait."""
-    return warp_runtime.in_cache(_kernels(stored).forward.module)
+    return warp_runtime.in_cache(_kernels(stored).module)
 
 
 def why_not(q: Prepared) -> str | None:
     """Why the kernels cannot serve this volume, as one sentence; None once they are compiled and loaded for it."""
     stored = _stored(q)
     return warp_runtime.why_not(q.padded) or warp_runtime.load(
-        f"the ray kernels for {stored} volumes", lambda: _kernels(stored).forward.module, q.padded.device
+        f"the ray kernels for {stored} volumes", lambda: _kernels(stored).module, q.padded.device
     )
 
 

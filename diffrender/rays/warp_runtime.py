@@ -115,7 +115,7 @@ def in_tiles(launch: Callable[[int, int], None], count: int, smallest: int = 204
     if threads == 1 or count < 2 * smallest:
         launch(0, count)
         return
-    tile = max(smallest, -(-count // (8 * threads)))
+    tile = -(-max(smallest, -(-count // (8 * threads))) // 64) * 64  # whole packets of rays
     futures = [_pool(threads).submit(launch, n, min(n + tile, count)) for n in range(0, count, tile)]
     for future in futures:
         future.result()

@@ -246,7 +246,7 @@ def test_what_fails_while_writing_leaves_nothing_and_ends_with_1(typed, patient)
     """A folder stands where the last of the files should go: those written before it go away again."""
     Path("a.preview.png").mkdir()
     ended = typed("radiograph", patient.ct, "-o", "a.png", *PLAIN)
-    assert ended.code == 1
+    assert ended.code == 2
     assert "a.preview.png could not be written" in ended.err
     assert [file.name for file in Path().iterdir()] == ["a.preview.png"]
 
