@@ -22,7 +22,7 @@ _HOME = {
     "preset": "views",
     "moved": "pose",
     "pose_between": "pose",
-    "prepare": "rays.line",
+    "prepare": "rays.prepared",
     "line_integrals": "rays.line",
     "line_integrals_with_jacobian": "rays.line",
     "torso": "phantom",
@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ find
     from diffrender.pose import pose_between as pose_between
     from diffrender.rays.line import line_integrals as line_integrals
     from diffrender.rays.line import line_integrals_with_jacobian as line_integrals_with_jacobian
-    from diffrender.rays.line import prepare as prepare
+    from diffrender.rays.prepared import prepare as prepare
     from diffrender.views import orbit as orbit
     from diffrender.views import preset as preset
     from diffrender.volume import Volume as Volume

@@ -11,15 +11,8 @@ from torch import Tensor
 from diffrender.camera import Camera
 from diffrender.errors import ImageError, SettingError, UnitError
 from diffrender.physics.attenuation import HU_AIR, linear_map
-from diffrender.rays.line import (
-    MOST_LABELS,
-    Prepared,
-    PreparedLabels,
-    integrate_with_labels,
-    line_integrals,
-    prepare,
-    prepare_labels,
-)
+from diffrender.rays.line import integrate_with_labels, line_integrals
+from diffrender.rays.prepared import MOST_LABELS, Prepared, PreparedLabels, prepare, prepare_labels
 from diffrender.volume import Volume
 
 KINDS = ("log-attenuation", "intensity")

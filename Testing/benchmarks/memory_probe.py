@@ -16,7 +16,7 @@ import psutil  # noqa: E402
 import torch  # noqa: E402
 
 import diffrender as dr  # noqa: E402
-from diffrender.rays.line import Prepared, prepare  # noqa: E402
+from diffrender.rays.prepared import Prepared, prepare  # noqa: E402
 
 TASKS = ("forward", "jacobian", "pose gradient", "volume gradient")
 

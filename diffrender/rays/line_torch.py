@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-from diffrender.rays.line import Prepared, PreparedLabels
 from diffrender.rays.pencil import PAD, Pencil
+from diffrender.rays.prepared import Prepared, PreparedLabels
 
 SAMPLES = 1_000_000  # at once: about 60 MB with the gradient
 _TURNS = {0: (2, 0, 1), 1: (1, 0, 2), 2: (0, 1, 2)}  # (k, j, i) to (w, v, u)

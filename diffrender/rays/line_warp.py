@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffrender.rays import warp_runtime
-from diffrender.rays.line import Prepared, PreparedLabels
 from diffrender.rays.pencil import Pencil
+from diffrender.rays.prepared import Prepared, PreparedLabels
 
 
 def project(q: Prepared, pencil: Pencil, jacobian: bool) -> tuple[Tensor, Tensor | None]:

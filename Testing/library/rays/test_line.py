@@ -15,7 +15,8 @@ import phantoms
 from diffrender.errors import BackendError, GeometryError, ImageError, LabelError, SettingError
 from diffrender.physics.attenuation import hu_to_attenuation
 from diffrender.pose import motion
-from diffrender.rays.line import integrate_with_labels, prepare_labels
+from diffrender.rays.line import integrate_with_labels
+from diffrender.rays.prepared import prepare_labels
 
 SIZE = (41, 50, 58)  # (k, j, i)
 LATTICE = phantoms.oblique_lattice(spacing=(1.7, 2.1, 2.6))
