@@ -32,7 +32,10 @@ def start() -> Any:
         with _without_native_output():
             wp.init()
     except Exception as problem:  # an import of native code fails in many ways; "auto" never fails for lack of warp
-        _broken.append(f"warp-lang is installed and does not load ({type(problem).__name__}: {problem}).")
+        _give_up(
+            f"warp-lang is installed and does not load ({type(problem).__name__}: {problem}). If it is its cache that "
+            "cannot be written, set WARP_CACHE_PATH to a folder that can be."
+        )
         return None
     return wp
 
@@ -90,14 +93,19 @@ def load(what: str, module: Callable[[], Any], device: torch.device) -> str | No
         if not module().load(wp.device_from_torch(device)):
             raise RuntimeError("the compiler reported an error")
     except Exception as problem:
-        _broken.append(f"{what} did not compile here ({type(problem).__name__}: {problem}).")
-        notify(
-            f"The fused kernels cannot be used on this machine: {_broken[0]} Everything still works, slower, in plain "
-            "torch. `diffrender doctor` says more."
-        )
+        _give_up(f"{what} did not compile here ({type(problem).__name__}: {problem}).")
         return _broken[0]
     _loaded.add((what, str(device)))
     return None
+
+
+def _give_up(why: str) -> None:
+    """Remember why warp does not serve here, and say it once: from now on the torch twin does."""
+    _broken.append(why)
+    notify(
+        f"The fused kernels cannot be used on this machine: {why} Everything still works, slower, in plain torch. "
+        "`diffrender doctor` says more."
+    )
 
 
 def in_cache(module: Any) -> bool:
