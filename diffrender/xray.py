@@ -11,7 +11,7 @@ from torch import Tensor
 from diffrender.camera import Camera
 from diffrender.errors import ImageError, SettingError, UnitError
 from diffrender.physics.attenuation import HU_AIR, linear_map
-from diffrender.rays.line import integrate_with_labels, line_integrals
+from diffrender.rays.line import label_lengths, line_integrals
 from diffrender.rays.prepared import MOST_LABELS, Prepared, PreparedLabels, prepare, prepare_labels
 from diffrender.volume import Volume
 
@@ -150,14 +150,9 @@ def radiograph(
         return [radiograph(scene, one) for one in camera]
     settings, lattice = scene.settings, scene.volume.world_from_voxel
     ids = tuple(label for part in scene.labels for label in part.ids)
-    passes = [
-        integrate_with_labels(scene.attenuation, part, lattice, camera, settings.backend) for part in scene.labels
-    ]
-    if passes and scene.attenuation.values is None:
-        p = passes[0][0]
-    else:
-        p = line_integrals(scene.attenuation, lattice, camera, backend=settings.backend)
-    lengths = torch.cat([length for _, length in passes]) if passes else None
+    p = line_integrals(scene.attenuation, lattice, camera, backend=settings.backend)
+    parts = [label_lengths(scene.attenuation, part, lattice, camera, settings.backend) for part in scene.labels]
+    lengths = None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
     pixels = (p if settings.kind == "log-attenuation" else torch.exp(-p)).to(torch.float32)
     return Radiograph(
         pixels[None],

@@ -81,26 +81,26 @@ def line_integrals_with_jacobian(
     return p.reshape(shape), j.reshape(*shape, 6)
 
 
-def integrate_with_labels(
+def label_lengths(
     q: Prepared,
     labels: PreparedLabels,
     world_from_voxel: Float[Tensor, "4 4"],
     camera: Camera,
     backend: str = "auto",
-) -> tuple[Float[Tensor, "h w"], Float[Tensor, "label h w"]]:
-    """Integrate attenuation, and in the same pass the path through every label.
+) -> Float[Tensor, "label h w"]:
+    """Measure the path of every ray in every label, all labels in one pass.
 
     A label's path is the line integral of its indicator, interpolated as the volume is; so the paths of labels that
     fill the volume add up to the path through the volume.
 
-    Returns: p [no unit], and the path in each label [mm], float32, in the order of `labels.ids`. Without gradient.
+    Args: as `line_integrals`; `labels` are those of the volume that `q` was made of.
+    Returns: lengths [mm], float32, in the order of `labels.ids`. Without gradient.
+    Raises: LabelError where labels and volume have different lattices.
     """
     if labels.groups.shape != q.padded.shape:
         raise LabelError(f"Labels of {list(labels.groups.shape)} and volume of {list(q.padded.shape)} (padded) differ.")
-    view = _view(q, world_from_voxel, camera, None, None, None)
-    p, lengths = _engine(backend, q).project_labels(q, labels, view.pencils[0])
-    size = view.pencils[0].size
-    return p.reshape(size), lengths.reshape(len(labels.ids), *size)
+    (pencil,) = _view(q, world_from_voxel, camera, None, None, None).pencils
+    return _engine(backend, q).label_lengths(q, labels, pencil).reshape(len(labels.ids), *pencil.size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -469,49 +469,47 @@ def build(stored: str) -> SimpleNamespace:
         for m in range(starts[group], starts[group + 1]):
             lengths[members[m], n] = lengths[members[m], n] + length
 
+    @wp.func
+    def set_at(groups: wp.array(dtype=wp.int16), n: int):
+        g = int(groups[n])
+        return wp.where(g < 0, -1 - g, g)
+
     @wp.kernel(module=module)
     def labels(
-        volume: wp.array(dtype=value),
-        groups: wp.array(dtype=wp.int16),  # padded like the volume: which set of labels a voxel belongs to; 0 is none
-        starts: wp.array(dtype=int),  # set -> its labels, as rows of `lengths`
+        groups: wp.array(dtype=wp.int16),  # padded as the volume; see PreparedLabels
+        starts: wp.array(dtype=int),
         members: wp.array(dtype=int),
         shape: wp.vec3i,
-        air: real,
-        scale: wp.float64,
         matrix: wp.array(dtype=wp.float64, ndim=2),
         detector: wp.array(dtype=wp.float64),
         pixels: wp.array(dtype=wp.float64, ndim=2),
         inside: int,
         start: int,
-        p: wp.array(dtype=real),
-        no_pose: wp.array(dtype=real, ndim=2),
         lengths: wp.array(dtype=wp.float32, ndim=2),
     ):
         n = start + wp.tid()
         q = pixel(detector, pixels, n)
         o = source_of(matrix, 0)
-        d = direction_of(matrix, 0, q)
-        ray = ray_of(shape, o, d, wp.length(q), inside)
+        ray = ray_of(shape, o, direction_of(matrix, 0, q), wp.length(q), inside)
         w = ray.axis
         su, sv, sw = stride(shape, u_axis(w)), stride(shape, v_axis(w)), stride(shape, w)
         length = wp.float32(ray.length)
-        sums = Sums()
+        at = crossing(ray, ray.first)
+        a, b, c, e = at[0], real(ray.b), at[1], real(ray.e)
         run = int(0)  # one set's steps are summed in a register for as long as the ray stays inside it
         steps = wp.float32(0.0)
         base = ray.first * sw
-        start_at = crossing(ray, ray.first)
-        a, b, c, e = start_at[0], real(ray.b), start_at[1], real(ray.e)
         for s in range(ray.last - ray.first + 1):
             t = real(s)
             u, v = a + b * t, c + e * t
-            sums.total += sample(volume, base, su, sv, u, v)[0]
             weight = wp.float32(1.0)
             if inside != 0 and s + ray.first == ray.near:
                 weight = wp.float32(0.5) + wp.float32(0.5) * wp.float32(ray.part)
             iu, iv = int(u), int(v)
             m = base + iu * su + iv * sv
-            g00, g01, g10, g11 = int(groups[m]), int(groups[m + su]), int(groups[m + sv]), int(groups[m + sv + su])
-            if g00 == g01 and g00 == g10 and g00 == g11:
+            base += sw
+            g00 = int(groups[m])
+            if g00 >= 0:  # all corners are of one set
                 if g00 != run:
                     if run != 0:
                         flush(lengths, starts, members, run, n, length * steps)
@@ -519,6 +517,8 @@ def build(stored: str) -> SimpleNamespace:
                     steps = wp.float32(0.0)
                 steps += weight
             else:
+                g00 = -1 - g00
+                g01, g10, g11 = set_at(groups, m + su), set_at(groups, m + sv), set_at(groups, m + sv + su)
                 fu, fv = wp.float32(u - real(iu)), wp.float32(v - real(iv))
                 w1 = weight * fv
                 w0 = weight - w1
@@ -535,17 +535,13 @@ def build(stored: str) -> SimpleNamespace:
                     flush(lengths, starts, members, g10, n, length * x10)
                 if g11 != run and g11 != 0:
                     flush(lengths, starts, members, g11, n, length * x11)
-            base += sw
         if run != 0:
             flush(lengths, starts, members, run, n, length * steps)
-        if inside != 0:
-            # labels at the source: the set of the nearest voxel
+        if inside != 0:  # the part of a step at the source belongs to the set of the nearest voxel
             m = int(o[2] + wp.float64(0.5)) * shape[1] * shape[2] + int(o[1] + wp.float64(0.5)) * shape[2]
-            group = int(groups[m + int(o[0] + wp.float64(0.5))])
+            group = set_at(groups, m + int(o[0] + wp.float64(0.5)))
             if group != 0:
                 flush(lengths, starts, members, group, n, length * wp.float32(0.5) * wp.float32(ray.part))
-        steps_all = wp.max(ray.last - ray.first + 1, 0)
-        write(volume, shape, air, scale, matrix, q, inside, ray.first, steps_all, sums, n, p, no_pose)
 
     kernels = {f"{name}_{lanes}": lines(name == "pose", lanes) for name in ("line", "pose") for lanes in (1, LANES)}
     return SimpleNamespace(module=module, lanes=LANES, adjoint=adjoint, labels=labels, **kernels)

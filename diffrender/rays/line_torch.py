@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64, Integer, Shaped
 from torch import Tensor
 
 from diffrender.rays.pencil import PAD, Pencil
@@ -95,8 +95,8 @@ def adjoint(q: Prepared, pencil: Pencil, g: Float[Tensor, "ray"], out: Float[Ten
             out += grad[PAD:-PAD, PAD:-PAD, PAD:-PAD]
 
 
-def project_labels(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> tuple[Tensor, Tensor]:
-    """p (ray,) and the path in each label (label, ray) [mm]."""
+def label_lengths(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> Float[Tensor, "label ray"]:
+    """The path of each ray in each label [mm]."""
     on = q.padded.device
     lengths = torch.zeros((len(labels.ids), pencil.count), dtype=torch.float32, device=on)
     starts, members = labels.starts.tolist(), labels.members.tolist()
@@ -107,12 +107,12 @@ def project_labels(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> tuple
             _count_labels(bundle, groups, slices, pencil.inside, steps)
         if pencil.inside:
             voxel = (bundle.source[0].detach() + 0.5).floor().long().tolist()
-            set_here = int(groups[voxel[2], voxel[1], voxel[0]])
+            set_here = int(_sets(groups[voxel[2], voxel[1], voxel[0]]))
             steps[set_here] += 0.5 * abs(bundle.near - float(bundle.source[0, 2].detach()))
         for n in range(1, len(starts) - 1):
             for label in members[starts[n] : starts[n + 1]]:
                 lengths[label, bundle.rays.to(on)] += steps[n] * bundle.length.detach().to(steps)
-    return project(q, pencil, jacobian=False)[0], lengths
+    return lengths
 
 
 def _bundles(q: Prepared, pencil: Pencil) -> Iterator[_Bundle]:
@@ -238,5 +238,9 @@ def _count_labels(
             weight = weight * (fraction[..., 1] if dv else 1 - fraction[..., 1])
             if inside and bundle.near in slices:
                 weight[bundle.near - slices.start] *= 0.5 + 0.5 * abs(bundle.near - float(bundle.source[0, 2].detach()))
-            sets = groups[s[:, None], clamped[1], clamped[0]].long()
+            sets = _sets(groups[s[:, None], clamped[1], clamped[0]])
             steps.view(-1).index_add_(0, (sets * len(ray) + ray).reshape(-1), weight.reshape(-1))
+
+
+def _sets(groups: Integer[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
+    return torch.where(groups < 0, -1 - groups, groups).long()

@@ -54,22 +54,19 @@ def adjoint(q: Prepared, pencil: Pencil, g: Float[Tensor, "ray"], out: Float[Ten
         warp_runtime.at_once([launch(axis, low, high) for low, high in itertools.pairwise(ends)])
 
 
-def project_labels(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> tuple[Tensor, Tensor]:
-    """p (ray,) and the path in each label (label, ray) [mm]."""
+def label_lengths(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> Float[Tensor, "label ray"]:
+    """The path of each ray in each label [mm]."""
     on = q.padded.device
-    p = torch.empty(pencil.count, dtype=q.real, device=on)
     lengths = torch.zeros((len(labels.ids), pencil.count), dtype=torch.float32, device=on)
-    volume = _volume(q)
     sets = [_array(labels.groups.view(-1)), _array(labels.starts), _array(labels.members)]
-    arguments = [volume[0], *sets, *volume[1:], *_rays(pencil, on, derivatives=False)]
-    no_pose = torch.empty((0, 6), dtype=q.real, device=on)
-    outputs = [_array(p), _array(no_pose), _array(lengths)]
+    arguments = [*sets, _wp().vec3i(*q.padded.shape), *_rays(pencil, on, derivatives=False)]
+    output = _array(lengths)
 
     def launch(start: int, stop: int) -> None:
-        _launch(q, "labels", stop - start, [*arguments, start, *outputs])
+        _launch(q, "labels", stop - start, [*arguments, start, output])
 
     _over(q, pencil.count, launch)
-    return p, lengths
+    return lengths
 
 
 def compiled(stored: str) -> bool:

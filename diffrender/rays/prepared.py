@@ -75,7 +75,8 @@ class PreparedLabels:
     """Labels made ready for rays: which set of labels each voxel belongs to. Made by `prepare_labels`.
 
     Attributes:
-        groups: (k + 4, j + 4, i + 4) int16; 0 is the empty set.
+        groups: (k + 4, j + 4, i + 4) int16, the number of a set, 0 the empty one; -1 - number where the eight voxels
+            from this one to the next along i, j and k are not all of one set, so that a ray reads one number mostly.
         starts, members: set n has the labels members[starts[n]:starts[n + 1]], as indices into `ids`.
         ids: the labels.
     """
@@ -140,6 +141,7 @@ def prepare_labels(labels: Shaped[Tensor, "*n k j i"], ids: Sequence[int]) -> Pr
         groups, sets = _sets_of_ids(labels, ids)
     padded = torch.zeros([n + 2 * PAD for n in groups.shape], dtype=groups.dtype, device=labels.device)
     padded[PAD:-PAD, PAD:-PAD, PAD:-PAD] = groups
+    _mark_mixed(padded)
     starts = np.cumsum([0, *(len(s) for s in sets)])
     members = [label for s in sets for label in s] or [0]
     on = {"dtype": torch.int32, "device": labels.device}
@@ -180,3 +182,22 @@ def _sets_of_layers(layers: Tensor) -> tuple[Tensor, list[list[int]]]:
             raise LabelError("The labels overlap in more than 32767 different ways; project fewer of them at a time.")
         groups[layer] = renamed[inside.long()]
     return groups.to(torch.int16), sets
+
+
+def _mark_mixed(groups: Integer[Tensor, "kp jp ip"]) -> None:
+    """Turn the number of a set into -1 - number where its cell of eight voxels is not all of it; in place."""
+
+    def differs(k: int) -> Tensor:  # from its neighbours along i and j
+        here = groups[k]
+        mixed = torch.zeros(here.shape, dtype=torch.bool, device=here.device)
+        mixed[:, :-1] |= here[:, :-1] != here[:, 1:]
+        mixed[:-1] |= here[:-1] != here[1:]
+        mixed[:-1, :-1] |= here[:-1, :-1] != here[1:, 1:]
+        return mixed
+
+    below = differs(0)
+    for k in range(len(groups) - 1):  # slice by slice, from one that is still plain to one that is too
+        above = differs(k + 1)
+        mixed = below | above | (groups[k] != groups[k + 1])
+        groups[k] = torch.where(mixed, -1 - groups[k], groups[k])
+        below = above
