@@ -8,6 +8,7 @@ saves. A job that was stopped and resumed therefore ends where one that never st
 import contextlib
 import dataclasses
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -161,16 +162,16 @@ class Checkpoint:
 
 
 def save_whole(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Write tensors, numbers, texts, lists and dicts of them: to NAME.part, which then takes NAME's place.
+    """Write tensors, numbers, texts, lists and dicts of them: under another name, which then becomes `path`.
 
     Raises: OutputError; an older file at `path` is then still whole.
     """
     import torch
 
-    part = Path(f"{path}.part")
+    part = Path(path).with_name(f".diffrender-{secrets.token_hex(6)}.part")  # of this run alone
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:  # a file, no path: torch's own writer fails on some names on Windows
+        with part.open("xb") as file:  # a file, no path: torch's own writer fails on some names on Windows
             torch.save(dict(data), file)
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave the new name with no content

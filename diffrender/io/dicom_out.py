@@ -141,7 +141,7 @@ def _new_uid(keyword: str, radiograph: Radiograph) -> str:
     The run's secret goes into it: nobody who knows the CT can work it out, and the next run's differs.
     """
     original = (radiograph.header or {}).get(keyword) or radiograph.source
-    return generate_uid(entropy_srcs=[_SECRET, keyword, str(original)]) if original else generate_uid()
+    return generate_uid(entropy_srcs=[_SECRET, keyword, ascii(original)]) if original else generate_uid()
 
 
 def _source(dataset: Dataset, header: Mapping[str, Any], original: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,13 +18,14 @@ from diffrender import __version__
 from diffrender.camera import Camera
 from diffrender.errors import OutputError
 from diffrender.io.dicom_out import write_dicom
-from diffrender.io.whole import whole
+from diffrender.io.whole import together, whole
 from diffrender.xray import Radiograph
 
 NOTICE = "Digitally reconstructed radiograph by DiffRender; research use only, not for clinical use"
 LABELS_SUFFIX = ".labels.npz"
 GREYS = 65535
 MM_PER_INCH = 25.4
+SMALLEST = 1e-6  # mm; PNG counts pixels a metre in 31 bits, TIFF those a centimetre in 32
 _NIFTI = np.dtype(
     [
         ("sizeof_hdr", "<i4"),
@@ -68,13 +68,12 @@ def write_radiograph(radiograph: Radiograph, path: str | Path, anonymous: bool =
     Raises: OutputError for another ending, for values that the file cannot say, or where it cannot be written.
     """
     _, write = _writer(path)
-    with ExitStack() as stack:
-        files = [Path(path)]
-        image = stack.enter_context(whole(path))
+    files = [Path(path)]
+    with together():
+        with whole(path) as image:
+            write(radiograph, image, path, anonymous)
         if radiograph.masks is not None or radiograph.path_lengths is not None:
-            files.append(labels_path(path))
-            _write_labels(radiograph, stack.enter_context(whole(files[1])))
-        write(radiograph, image, path, anonymous)
+            files.append(write_labels_of(radiograph, labels_path(path)))
     return files
 
 
@@ -155,6 +154,15 @@ def _description(radiograph: Radiograph, **more: Any) -> str:
     )
 
 
+def _density(camera: Camera, length: float) -> tuple[float, float] | None:
+    """Pixels (across, down) on `length` [mm]; None where they are too small to be counted.
+
+    The description says how large they are in any case.
+    """
+    row_step, column_step = camera.pixel_size
+    return (length / column_step, length / row_step) if min(camera.pixel_size) > SMALLEST else None
+
+
 def _write_png(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
     values, slope, intercept = greys(radiograph, path)
     text = PngInfo()
@@ -162,21 +170,19 @@ def _write_png(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymo
     text.add_text("Disclaimer", NOTICE)
     rule = {"value": "grey * slope + intercept", "slope": slope, "intercept": intercept}
     text.add_text("diffrender", _description(radiograph, **rule))
-    row_step, column_step = radiograph.camera.pixel_size
-    Image.fromarray(values).save(
-        file, format="PNG", pnginfo=text, dpi=(MM_PER_INCH / column_step, MM_PER_INCH / row_step)
-    )
+    density = _density(radiograph.camera, MM_PER_INCH)
+    Image.fromarray(values).save(file, format="PNG", pnginfo=text, **({"dpi": density} if density else {}))
 
 
 def _write_tiff(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
-    row_step, column_step = radiograph.camera.pixel_size
+    density = _density(radiograph.camera, 10)
     buffer = BytesIO()  # tifffile's own words for a full disk do not say that it is full
     tifffile.imwrite(
         buffer,
         _float32(radiograph),
         photometric="minisblack",
-        resolution=(10 / column_step, 10 / row_step),
-        resolutionunit="CENTIMETER",
+        resolution=density,
+        resolutionunit="CENTIMETER" if density else None,
         description=_description(radiograph),
         software=f"DiffRender {__version__}",
         metadata=None,
@@ -239,7 +245,7 @@ def _write_labels(radiograph: Radiograph, file: BinaryIO) -> None:
         masks = radiograph.masks.detach().cpu().numpy()
         arrays["masks"] = masks if masks.dtype == bool else masks.astype(np.float32)
     if radiograph.path_lengths is not None:
-        arrays["path_lengths"] = radiograph.path_lengths.detach().cpu().numpy().astype(np.float32)
+        arrays["path_lengths"] = radiograph.path_lengths.detach().cpu().numpy().astype(np.float32, copy=False)
     np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from diffrender.errors import OutputError
 from diffrender.io import images
 from diffrender.io.dicom_out import DERIVATION, PRIVATE_CREATOR, PRIVATE_GROUP, c_arm_angles, view_position
 from diffrender.io.images import write_labels_of, write_radiograph
-from diffrender.io.whole import whole, write_whole
+from diffrender.io.whole import together, whole, write_whole
 from diffrender.xray import Radiograph
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -478,3 +479,97 @@ def test_what_is_interrupted_leaves_what_stood_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("a.txt", "before")]
+
+
+def test_files_of_one_job_take_their_names_together_or_not_at_all(tmp_path):
+    for name in "abc":
+        write_whole(tmp_path / name, f"older {name}")
+
+    def job(end: str) -> None:
+        with together():
+            for name in "abcd":
+                write_whole(tmp_path / name, f"newer {name}")
+            write_whole(tmp_path / "new" / "folder" / "e", "newer e")
+            assert (tmp_path / "a").read_text() == "older a"
+            if end == "interrupted":
+                raise KeyboardInterrupt
+            if end == "in the way":  # a folder of that name, made meanwhile: three have their names by then
+                (tmp_path / "d").mkdir()
+
+    with pytest.raises(KeyboardInterrupt):
+        job("interrupted")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: f"older {name}" for name in "abc"}
+    with pytest.raises(OutputError, match=r"d could not be written: a folder of that name is already there"):
+        job("in the way")
+    (tmp_path / "d").rmdir()
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: f"older {name}" for name in "abc"}
+    job("well")
+    assert (tmp_path / "new" / "folder" / "e").read_text() == "newer e"
+    files = {file.name: file.read_text() for file in tmp_path.iterdir() if file.is_file()}
+    assert files == {name: f"newer {name}" for name in "abcd"}
+
+
+def test_two_runs_that_write_the_same_file_do_not_meet(tmp_path):
+    """Nor does a file of the user's own that ends with .part come to harm."""
+    (tmp_path / "a.part").write_text("mine")
+    with whole(tmp_path / "a") as one, whole(tmp_path / "b"):
+        one.write(b"first")
+        write_whole(tmp_path / "b", b"")
+    barrier = threading.Barrier(2)
+
+    def run(content: bytes) -> None:
+        with whole(tmp_path / "a") as file:
+            barrier.wait()
+            for _ in range(1000):
+                file.write(content)
+            barrier.wait()
+
+    runs = [threading.Thread(target=run, args=(content,)) for content in (b"one", b"two")]
+    for each in runs:
+        each.start()
+    for each in runs:
+        each.join()
+    assert (tmp_path / "a").read_bytes() in (b"one" * 1000, b"two" * 1000)
+    assert (tmp_path / "a.part").read_text() == "mine"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "a.part", "b"]
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path):
+    name = "x" * 240
+    assert write_whole(tmp_path / f"{name}.preview.png", b"x").is_file()
+    with pytest.raises(OutputError, match="the name is too long for this disk"):
+        write_whole(tmp_path / f"{name}{name}", b"x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_written_may_be_read_by_those_whom_the_user_lets(tmp_path):
+    """A temporary file is closed to others; what becomes of it must not be."""
+    (tmp_path / "plain").write_text("x")
+    write_whole(tmp_path / "whole", "x")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_text_with_bytes_that_are_no_unicode_is_written(tmp_path):
+    """A Latin-1 name on Linux comes as a lone surrogate; JSON has a way to write one."""
+    name = os.fsdecode(b"K\xf6rper")
+    text = json.dumps({"path": name, "other": "größe 漢"}, ensure_ascii=False)
+    content = write_whole(tmp_path / "a.json", text).read_text(encoding="utf-8")
+    assert json.loads(content) == {"path": name, "other": "größe 漢"}
+    assert "größe 漢" in content
+
+
+@pytest.mark.parametrize("ending", list(images.WRITERS))
+def test_pixels_of_a_millionth_of_a_millimetre_are_written(tmp_path, ending):
+    for size in (1e-9, 1e-30):
+        camera = Camera(oblique_camera().world_from_camera, 1020.0, (size, 2 * size), (HEIGHT, WIDTH))
+        (path,) = write_radiograph(radiograph(camera=camera), tmp_path / f"x{ending}")
+        assert path.stat().st_size > 0
+    if ending == ".png":
+        with Image.open(path) as picture:
+            assert "dpi" not in picture.info
+            assert json.loads(picture.text["diffrender"])["camera"]["pixel_size"] == [1e-30, 2e-30]
+
+
+def test_a_dicom_of_a_ct_whose_name_is_no_unicode(tmp_path):
+    path = write_radiograph(radiograph(source=os.fsdecode(b"K\xf6rper.nii.gz")), tmp_path / "x.dcm")[0]
+    assert read_dicom(path).StudyInstanceUID
