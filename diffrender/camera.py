@@ -42,8 +42,8 @@ class Camera:
     principal_point: tuple[float, float] = None  # pyright: ignore[reportAssignmentType] # never None once made
 
     def __post_init__(self):
-        matrix = torch.as_tensor(self.world_from_camera, dtype=torch.float64).detach().cpu()
-        height, width = (int(n) for n in _pair(self.image_size))
+        matrix = torch.as_tensor(self.world_from_camera, dtype=torch.float64).detach().cpu().clone()
+        height, width = _whole(self.image_size)
         middle = (height / 2, width / 2)
         point = middle if self.principal_point is None else tuple(float(n) for n in self.principal_point)
         object.__setattr__(self, "world_from_camera", matrix)
@@ -109,7 +109,7 @@ class Camera:
 
     def resized(self, image_size: tuple[int, int]) -> "Camera":
         """The same view with another number of pixels: the image keeps its place and its size in mm."""
-        height, width = (int(n) for n in image_size)
+        height, width = _whole(image_size)
         if height < 1 or width < 1:
             raise GeometryError(f"An image of {height} x {width} pixels cannot be; give both at least 1.")
         (h, w), (row_step, column_step), (row, column) = self.image_size, self.pixel_size, self.principal_point
@@ -150,6 +150,8 @@ class Camera:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Camera":
         """Back from `to_dict`. Raises: GeometryError for another format, another world or a missing key."""
+        if not isinstance(data, Mapping):
+            raise GeometryError(f"A camera is a JSON object, not {data!r}; see docs/conventions.md for its keys.")
         if data.get("format") != FORMAT or data.get("world") != "RAS":
             raise GeometryError(
                 f'A camera is JSON with "format": {FORMAT} and "world": "RAS"; found format {data.get("format")!r}, '
@@ -207,6 +209,11 @@ def c_arm(
     Source: DICOM PS3.3 C.8.7.5.1.2 (0018,1510), (0018,1511). Nothing flips beyond 90 degrees.
     """
     isocentre = _point(volume_or_point)
+    if source_to_isocenter > source_to_detector:
+        raise GeometryError(
+            f"The detector at {source_to_detector} mm from the source would lie before the isocentre at "
+            f"{source_to_isocenter} mm. Are the two exchanged?"
+        )
     p, s = math.radians(primary), math.radians(secondary)
     x = [-math.cos(p), -math.sin(p), 0.0]
     y = [-math.sin(p) * math.sin(s), math.cos(p) * math.sin(s), -math.cos(s)]
@@ -367,6 +374,13 @@ def _check_sizes(camera: Camera) -> None:
         raise GeometryError(
             f"The detector lies {camera.source_to_detector} mm from the source; it must lie in front of it, above zero."
         )
+
+
+def _whole(image_size: Any) -> tuple[int, int]:
+    height, width = _pair(image_size)
+    if any(isinstance(n, bool) or int(n) != n for n in (height, width)):
+        raise GeometryError(f"An image has a whole number of pixels (height, width), not {image_size}.")
+    return int(height), int(width)
 
 
 def _pair(value: Any) -> tuple[Any, Any]:

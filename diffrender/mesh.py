@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffrender.errors import MeshError
+from diffrender.volume import tensor_of
 
 
 @no_type_check  # the types are those it has once made; arrays and lists are taken too, and checked in words
@@ -28,7 +29,10 @@ class Mesh:
 
     def __post_init__(self):
         vertices = _floating(self.vertices)
-        faces = torch.as_tensor(self.faces).to(torch.int64)
+        faces = tensor_of(self.faces)
+        if faces.is_floating_point() and not torch.equal(faces, faces.round()):
+            raise MeshError(f"{self.source or 'A mesh'}: faces are whole numbers, indices into the vertices.")
+        faces = faces.to(torch.int64)
         object.__setattr__(self, "vertices", vertices)
         object.__setattr__(self, "faces", faces)
         what = self.source or "A mesh"
@@ -76,5 +80,5 @@ class Mesh:
 
 
 def _floating(array: Any) -> Tensor:
-    tensor = torch.as_tensor(array)
+    tensor = tensor_of(array)
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.to(torch.float32)

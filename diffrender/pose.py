@@ -41,7 +41,7 @@ def centre_of(body: Volume | Mesh) -> Float[Tensor, "3"]:
     return body.centre
 
 
-def moved(body: Body, xi: Float[Tensor, "six"], centre: Float[Tensor, "3"] | None = None) -> Body:
+def moved(body: Body, xi: Float[Tensor, "*six"], centre: Float[Tensor, "3"] | None = None) -> Body:
     """The body after the pose change `xi`: a volume keeps its values and gets a new lattice, a mesh new vertices.
 
     Args:
@@ -52,7 +52,9 @@ def moved(body: Body, xi: Float[Tensor, "six"], centre: Float[Tensor, "3"] | Non
     Raises: GeometryError where `xi` is not six finite numbers.
     """
     xi = check_xi(torch.as_tensor(xi, dtype=torch.float64))
-    about = centre_of(body) if centre is None else torch.as_tensor(centre, dtype=torch.float64)
+    if xi.ndim != 1:
+        raise GeometryError(f"One body is moved once: six numbers, not {list(xi.shape)}. Move it once for each motion.")
+    about = centre_of(body) if centre is None else check_point(centre)
     moved_from_body = motion(xi, about)
     if isinstance(body, Volume):
         return dataclasses.replace(body, world_from_voxel=moved_from_body @ body.world_from_voxel)
@@ -72,7 +74,9 @@ def pose_between(
     Raises: GeometryError where no rigid motion leads from a to b.
     """
     a, b = (torch.as_tensor(m, dtype=torch.float64) for m in (world_from_a, world_from_b))
-    about = a[:3, 3] if centre is None else torch.as_tensor(centre, dtype=torch.float64)
+    about = a[:3, 3] if centre is None else check_point(centre)
+    if a.shape != (4, 4) or b.shape != (4, 4) or not a.isfinite().all() or not b.isfinite().all() or a.det() == 0:
+        raise GeometryError(f"Poses are finite 4 x 4 matrices with an inverse; these are {a.tolist()}, {b.tolist()}.")
     b_from_a = b @ torch.linalg.inv(a)
     rotation = b_from_a[:3, :3]
     error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max().item()
@@ -83,6 +87,14 @@ def pose_between(
         )
     shift = rotation @ about + b_from_a[:3, 3] - about
     return torch.cat([shift, _rotation_vector(rotation)])
+
+
+def check_point(point: Float[Tensor, "*three"]) -> Float[Tensor, "3"]:
+    """Raises: GeometryError where a point is not three finite numbers."""
+    point = torch.as_tensor(point, dtype=torch.float64)
+    if point.shape != (3,) or not torch.isfinite(point).all():
+        raise GeometryError(f"A point is three finite numbers in RAS mm, this one is {point.tolist()}.")
+    return point
 
 
 def check_xi(xi: Float[Tensor, "*batch six"]) -> Float[Tensor, "*batch six"]:

@@ -92,7 +92,8 @@ def preset(
                 f"The volume reaches {depth:.0f} mm from the aim towards the detector, and {name} puts the source only "
                 f"{view.source_to_detector:.0f} mm from the detector. Crop the volume, or give a camera of your own."
             )
-    camera = looking_along(view.axes, aim, distance, view.source_to_detector, pixel_size or 1.0, image_size)
+    step = 1.0 if pixel_size is None else pixel_size
+    camera = looking_along(view.axes, aim, distance, view.source_to_detector, step, image_size)
     return camera if pixel_size is not None else _sized_to(camera, shadow, name)
 
 

@@ -45,16 +45,15 @@ class Volume:
     header: Mapping[str, Any] | None = None
 
     def __post_init__(self):
-        values = _tensor(self.values)
+        values = tensor_of(self.values)
         object.__setattr__(self, "values", values if values.dtype in VALUE_TYPES else _supported(values))
-        object.__setattr__(self, "world_from_voxel", torch.as_tensor(self.world_from_voxel, dtype=torch.float64))
-        if self.labels is not None:
-            labels = _tensor(self.labels)
-            object.__setattr__(self, "labels", labels.bool() if labels.ndim == 4 else labels)
+        # a copy, unlike the values: whoever changes his matrix afterwards would pass by the checks
+        lattice = torch.as_tensor(self.world_from_voxel, dtype=torch.float64).clone()
+        object.__setattr__(self, "world_from_voxel", lattice)
+        object.__setattr__(self, "labels", None if self.labels is None else _label_tensor(self.labels))
+        object.__setattr__(self, "names", None if self.names is None else _names(self.names))
         _check_lattice(self)
         _check_labels(self)
-        names = None if self.names is None else {int(key): str(name) for key, name in self.names.items()}
-        object.__setattr__(self, "names", names)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -128,15 +127,40 @@ class Volume:
 _DROP = torch.eye(4, dtype=torch.float64)[:3]
 
 
-def _tensor(array: Any) -> Tensor:
+def tensor_of(array: Any) -> Tensor:
+    """Arrays of any byte order, strides and number as a tensor that torch of 2.2 computes with; shared if it can be."""
     if isinstance(array, np.ndarray):
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
-        if array.dtype == np.uint16:  # torch of 2.2 knows no uint16
-            array = array.astype(np.int32)
+        if array.dtype in (np.uint16, np.uint32, np.uint64):  # torch knows them by name, and hardly computes with them
+            array = array.astype(np.int32 if array.dtype == np.uint16 else np.int64)
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
             array = array.copy()
     return torch.as_tensor(array)
+
+
+def _label_tensor(labels: Any) -> Tensor:
+    labels = tensor_of(labels)
+    if labels.is_floating_point() or labels.is_complex():
+        raise LabelError("Labels are whole numbers (ids) or layers of yes and no; these are floating-point values.")
+    if labels.ndim == 4 and labels.dtype != torch.bool:
+        if labels.numel() and (labels.amin() < 0 or labels.amax() > 1):
+            raise LabelError(
+                f"Layers (n, k, j, i) say yes or no, 1 or 0; these hold {labels.amin().item()} to "
+                f"{labels.amax().item()}."
+            )
+        return labels.bool()
+    return labels
+
+
+def _names(names: Any) -> dict[int, str]:
+    try:
+        table = {int(key): str(name) for key, name in names.items()}
+        if any(isinstance(key, float) and key != int(key) for key in names):
+            raise ValueError
+    except (AttributeError, TypeError, ValueError):
+        raise LabelError(f"Names are a table {{id: name}} whose ids are whole numbers; found {names!r}.") from None
+    return table
 
 
 def _supported(values: Tensor) -> Tensor:
@@ -192,12 +216,12 @@ def _check_labels(volume: Volume) -> None:
             f"The labels have shape {list(labels.shape)} and the volume {list(volume.shape)}; labels are given on the "
             "volume's own lattice. `read_volume(path, labels=...)` resamples labels from another one."
         )
-    if labels.ndim == 3 and labels.is_floating_point():
-        raise LabelError("Labels are whole numbers (ids) or layers of yes and no; these are floating-point values.")
     if labels.ndim == 4 and volume.names is not None and len(volume.names) != len(labels):
         raise LabelError(
             f"The table names {len(volume.names)} labels and there are {len(labels)} layers; give one name a layer."
         )
+    if labels.ndim == 4 and volume.names is not None and 0 in volume.names:
+        raise LabelError("A layer has the id 0, which is the background; number layers from 1.")
 
 
 def _letter(direction: list[float]) -> str:

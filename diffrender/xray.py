@@ -45,6 +45,8 @@ class RadiographSettings:
         for name, value, offered in (("kind", self.kind, KINDS), ("masks", self.masks, MASKS)):
             if value not in offered:
                 raise SettingError(f"{name} is one of {', '.join(offered)}, not {value!r}.")
+        if not all(isinstance(number, int | float) for number in (self.threshold, self.energy)):
+            raise SettingError(f"threshold [mm] and energy [keV] are numbers, not {self.threshold!r}, {self.energy!r}.")
         if not self.threshold > 0:
             raise SettingError(
                 f"threshold is the path [mm] beyond which a label is seen, above zero, not {self.threshold}."
@@ -78,12 +80,20 @@ class Radiograph:
     header: Mapping[str, Any] | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "pixels", torch.as_tensor(self.pixels, dtype=torch.float32))
         if self.kind not in KINDS:
             raise ImageError(f"A radiograph is of kind {' or '.join(KINDS)}, not {self.kind!r}.")
         if tuple(self.pixels.shape) != (1, *self.camera.image_size):
             raise ImageError(
                 f"The pixels have shape {list(self.pixels.shape)} and the camera takes {[1, *self.camera.image_size]}."
             )
+
+        for name, layers in (("path_lengths", self.path_lengths), ("masks", self.masks)):
+            if layers is not None and tuple(layers.shape) != (len(self.ids), *self.camera.image_size):
+                raise ImageError(
+                    f"{name} has shape {list(layers.shape)}; {len(self.ids)} ids and this camera need "
+                    f"{[len(self.ids), *self.camera.image_size]}."
+                )
 
     def label_name(self, label: int) -> str:
         """What label `label` is called; "label 7" without a table."""
@@ -110,7 +120,9 @@ def scene_of(volume: Volume, settings: RadiographSettings | None = None) -> Scen
 
     Raises: UnitError where the values are not HU.
     """
-    settings = settings or RadiographSettings()
+    settings = RadiographSettings() if settings is None else settings
+    if not isinstance(settings, RadiographSettings):
+        raise SettingError(f"settings are RadiographSettings(...), not {settings!r}.")
     if volume.unit != "HU":
         raise UnitError(
             f"{volume.source or 'This volume'} holds values in unit {volume.unit!r}, not Hounsfield units, so what "

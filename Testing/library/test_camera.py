@@ -199,6 +199,22 @@ def test_a_source_behind_its_isocentre_is_refused():
         dr.c_arm((0.0, math.nan, 0.0))
 
 
+def test_a_camera_keeps_its_own_matrix():
+    matrix = torch.eye(4, dtype=torch.float64)
+    cameras = []
+    for n in range(2):
+        matrix[2, 3] = -100.0 * n
+        cameras.append(dr.Camera(matrix, 100.0, (1.0, 1.0), (2, 2)))
+    assert [camera.source[2].item() for camera in cameras] == [0, -100]
+
+
+def test_more_cameras_that_cannot_be():
+    with pytest.raises(GeometryError, match="before the isocentre at 700"):
+        dr.c_arm((0.0, 0.0, 0.0), source_to_detector=500)
+    with pytest.raises(GeometryError, match="whole number of pixels"):
+        dr.Camera.from_dict({**CAMERA.to_dict(), "image_size": [True, True]})
+
+
 def test_letters_of_oblique_edges():
     assert letters([-0.9, 0.3, 0.1]) == "LA"
     assert letters([0.1, -0.5, 0.8]) == "HP"

@@ -32,6 +32,7 @@ def test_arrays_and_lists_are_taken():
         (VERTICES * torch.nan, FACES, "NaN or infinite"),
         (VERTICES, torch.zeros((0, 3)), "no surface"),
         (VERTICES, [[0, 1, 2, 3]], "Triangulate"),
+        (VERTICES, [[0, 1, 2.7]], "faces are whole numbers"),
     ],
 )
 def test_what_is_no_surface_is_refused(vertices, faces, words):

@@ -68,3 +68,7 @@ def test_what_is_no_motion_is_refused():
         dr.moved(dr.Volume(torch.zeros((2, 2, 2)), torch.eye(4)), torch.zeros(5))
     with pytest.raises(GeometryError, match="differ in scale, shear or handedness"):
         dr.pose_between(torch.eye(4), torch.diag(torch.tensor([1.0, 1, -1, 1])))
+    with pytest.raises(GeometryError, match="One body is moved once"):
+        dr.moved(dr.Volume(torch.zeros((2, 2, 2)), torch.eye(4)), torch.zeros(1, 6))
+    with pytest.raises(GeometryError, match="finite 4 x 4 matrices"):
+        dr.pose_between(torch.eye(4), torch.full((4, 4), torch.nan))

@@ -113,6 +113,11 @@ def test_unknown_presets_are_listed(patient):
         dr.preset("skull-ap", patient)
 
 
+def test_pixels_of_no_size_are_refused(patient):
+    with pytest.raises(GeometryError, match="must be above zero"):
+        dr.preset("frontal", patient, pixel_size=0)
+
+
 def test_a_volume_too_deep_for_the_view_is_refused():
     long = dr.Volume(torch.zeros((3, 900, 3), dtype=torch.int16), torch.diag(torch.tensor([1.0, 4.0, 1.0, 1.0])))
     with pytest.raises(GeometryError, match="Crop the volume"):

@@ -99,3 +99,24 @@ def test_parts_that_do_not_fit_are_refused():
         dr.Volume(VALUES, LATTICE, torch.zeros((4, 5, 6)))
     with pytest.raises(LabelError, match="names 1 labels and there are 2 layers"):
         dr.Volume(VALUES, LATTICE, torch.zeros((2, 4, 5, 6), dtype=torch.bool), {1: "one"})
+    with pytest.raises(LabelError, match="floating-point"):
+        dr.Volume(VALUES, LATTICE, torch.full((1, 4, 5, 6), 0.01))
+    with pytest.raises(LabelError, match="these hold 0 to 3"):
+        dr.Volume(VALUES, LATTICE, torch.arange(480).reshape(4, 4, 5, 6) % 4)
+    with pytest.raises(LabelError, match="whole numbers; found"):
+        dr.Volume(VALUES, LATTICE, names={1.7: "liver"})
+    with pytest.raises(LabelError, match="id 0, which is the background"):
+        dr.Volume(VALUES, LATTICE, torch.zeros((1, 4, 5, 6), dtype=torch.bool), {0: "background"})
+
+
+def test_a_volume_keeps_its_own_lattice():
+    lattice = torch.from_numpy(LATTICE.copy())
+    volume = dr.Volume(VALUES, lattice)
+    lattice[0, 3] += 5
+    assert volume.world_from_voxel[0, 3] == LATTICE[0, 3]
+
+
+def test_labels_of_unsigned_numbers():
+    labels = np.zeros((4, 5, 6), dtype=np.uint32)
+    labels[1, 2, 3] = 70000
+    assert dr.Volume(VALUES, LATTICE, labels).label_ids == (70000,)

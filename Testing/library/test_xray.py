@@ -146,6 +146,10 @@ def test_energy_outside_the_table_is_refused(ball_in_air):
 def test_pixels_must_fit_their_camera(ball_in_air):
     with pytest.raises(ImageError, match="the camera takes"):
         dr.Radiograph(torch.zeros(1, 3, 3), "intensity", camera_of(ball_in_air))
+    with pytest.raises(ImageError, match="masks has shape"):
+        dr.Radiograph(
+            torch.zeros(1, 33, 41), "intensity", camera_of(ball_in_air), masks=torch.zeros(2, 33, 41), ids=(1,)
+        )
     with pytest.raises(ImageError, match="kind"):
         dr.Radiograph(torch.zeros(1, 33, 41), "film", camera_of(ball_in_air))
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from diffrender.camera import Camera
 from diffrender.errors import BackendError, GeometryError, LabelError, SettingError
-from diffrender.pose import check_xi
+from diffrender.pose import check_point, check_xi
 from diffrender.rays import line_torch, line_warp
 from diffrender.rays.pencil import Pencil, pencil_of
 from diffrender.rays.prepared import Prepared, PreparedLabels, prepare
+from diffrender.volume import check_affine, tensor_of
 
 BACKENDS = ("auto", "torch", "warp")
 
@@ -49,10 +50,12 @@ def line_integrals(
     centres values fall to air within one voxel.
     Source: Joseph, IEEE TMI 1 (1982) 192, doi:10.1109/TMI.1982.4307572.
     """
+    values = values if isinstance(values, Prepared) else tensor_of(values)
     q = values if isinstance(values, Prepared) else prepare(values)
     view = _view(q, world_from_voxel, camera, xi, centre, pixels)
     engine = _engine(backend, q)
-    p = _Integral.apply(q.values, view.xi, q, view.pencils, engine)[0]
+    wants_pose = view.xi is not None and view.xi.requires_grad and torch.is_grad_enabled()
+    p = _Integral.apply(q.values, view.xi, q, view.pencils, engine, wants_pose)[0]
     p = p.reshape(view.leading + view.pencils[0].size)
     half = not isinstance(values, Prepared) and values.is_floating_point() and values.dtype != p.dtype
     return p.to(values.dtype) if half else p  # pyright: ignore[reportAttributeAccessIssue]
@@ -72,7 +75,7 @@ def line_integrals_with_jacobian(
     Args: as `line_integrals`; `xi` is where the derivative is taken, by default at rest.
     Returns: p (h, w) and J (h, w, 6) = d p / d xi [1/mm, 1/rad], exactly the derivative of this p; detached.
     """
-    q = values if isinstance(values, Prepared) else prepare(values.detach())
+    q = values if isinstance(values, Prepared) else prepare(tensor_of(values).detach())
     view = _view(q, world_from_voxel, camera, xi, centre, pixels)
     engine = _engine(backend, q)
     parts = [engine.project(q, pencil, jacobian=True) for pencil in view.pencils]
@@ -119,23 +122,38 @@ def _view(
     pixels: Tensor | None,
 ) -> _View:
     cameras = [camera] if isinstance(camera, Camera) else list(camera)
+    if not all(isinstance(c, Camera) for c in cameras):
+        raise GeometryError(f"A camera, or a sequence of cameras, is needed; found {camera!r}.")
     if not cameras or len({c.image_size for c in cameras}) != 1:
         sizes = sorted({c.image_size for c in cameras})
         raise GeometryError(
             f"A batch needs cameras whose images have one size; these have {sizes or 'no camera at all'}."
         )
-    lattice = torch.as_tensor(world_from_voxel).detach().cpu().numpy().astype(np.float64)
-    motions = np.zeros((1, 6)) if xi is None else check_xi(xi).detach().cpu().numpy().astype(np.float64).reshape(-1, 6)
+    xi = None if xi is None else check_xi(torch.as_tensor(xi))
+    if xi is not None and (xi.ndim > 2 or 0 in xi.shape):
+        raise GeometryError(f"Motions are (6,) or (n, 6) with n at least 1; these are {list(xi.shape)}.")
+    motions = np.zeros((1, 6)) if xi is None else _numbers(xi).reshape(-1, 6)
     leading: tuple[int, ...] = () if isinstance(camera, Camera) and (xi is None or xi.ndim == 1) else (1,)
     if len(cameras) > 1 and len(motions) > 1 and len(cameras) != len(motions):
         raise GeometryError(
             f"{len(cameras)} cameras and {len(motions)} motions do not pair; give as many, or one of either."
         )
     count = max(len(cameras), len(motions))
+    for name, given in (("world_from_voxel", world_from_voxel), ("centre", centre), ("pixels", pixels)):
+        if isinstance(given, Tensor) and given.requires_grad and torch.is_grad_enabled():
+            raise SettingError(
+                f"{name} carries a gradient that would be lost: rays are differentiable in the values and in xi. Pass "
+                "the motion as xi=, and the lattice at rest; or detach it."
+            )
+    world = torch.as_tensor(world_from_voxel, dtype=torch.float64)
+    check_affine(world, "world_from_voxel")
+    lattice = _numbers(world)
     k, j, i = q.base_shape
     middle = lattice @ [(i - 1) / 2, (j - 1) / 2, (k - 1) / 2, 1.0]
-    about = middle[:3] if centre is None else torch.as_tensor(centre).detach().cpu().numpy().astype(np.float64)
-    positions = None if pixels is None else torch.as_tensor(pixels).detach().cpu().numpy()
+    about = middle[:3] if centre is None else _numbers(check_point(centre))
+    positions = None if pixels is None else _numbers(torch.as_tensor(pixels))
+    if positions is not None and (positions.shape[1:] != (2,) or not np.isfinite(positions).all()):
+        raise GeometryError(f"Pixels are (n, 2) finite positions (row, column); these are {list(positions.shape)}.")
     level = lattice @ q.base_from_level
     pencils = [
         pencil_of(cameras[n % len(cameras)], level, q.shape, motions[n % len(motions)], about, positions)
@@ -144,14 +162,23 @@ def _view(
     return _View(pencils, xi, (count,) if leading else ())
 
 
+def _numbers(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy().astype(np.float64)
+
+
 class _Integral(torch.autograd.Function):
     """p with hand-written adjoints; `engine` is `line_torch` or `line_warp`, both with the same three functions."""
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor | None, xi: Tensor | None, q: Prepared, pencils: list[Pencil], engine: ModuleType
+        ctx: Any,
+        values: Tensor | None,
+        xi: Tensor | None,
+        q: Prepared,
+        pencils: list[Pencil],
+        engine: ModuleType,
+        wants_pose: bool,
     ) -> tuple[Tensor]:
-        wants_pose = xi is not None and xi.requires_grad
         parts = [engine.project(q, pencil, jacobian=wants_pose) for pencil in pencils]
         ctx.q, ctx.pencils, ctx.engine, ctx.xi = q, pencils, engine, xi
         ctx.jacobians = [j for _, j in parts] if wants_pose else None
@@ -171,7 +198,7 @@ class _Integral(torch.autograd.Function):
             g_xi = g_xi.sum(0) if ctx.xi.ndim == 1 else g_xi
             if ctx.xi.ndim == 2 and len(ctx.xi) == 1:
                 g_xi = g_xi.sum(0, keepdim=True)
-        return g_values, g_xi, None, None, None
+        return g_values, g_xi, None, None, None, None
 
 
 def _engine(backend: str, q: Prepared) -> ModuleType:

@@ -164,6 +164,11 @@ def build(stored: str) -> SimpleNamespace:
         return wp.vector(real(ray.a + ray.b * t), real(ray.c + ray.e * t), length=2, dtype=real)
 
     @wp.func
+    def held(shape: wp.vec3i, axis: int, x: real):
+        # outside the array there is only air, as in the pad
+        return wp.clamp(x, half, real(extent(shape, axis)) - real(1.5))
+
+    @wp.func
     def source_of(matrix: wp.array(dtype=wp.float64, ndim=2), n: int):
         return wp.vec3d(matrix[3 * n, 3], matrix[3 * n + 1, 3], matrix[3 * n + 2, 3])
 
@@ -221,7 +226,8 @@ def build(stored: str) -> SimpleNamespace:
             su, sv, sw = stride(shape, u_axis(w)), stride(shape, v_axis(w)), stride(shape, w)
             f = real(ray.part)
             at = crossing(ray, ray.near)
-            near = sample(volume, ray.near * sw, su, sv, at[0], at[1])
+            at_u, at_v = held(shape, u_axis(w), at[0]), held(shape, v_axis(w), at[1])
+            near = sample(volume, ray.near * sw, su, sv, at_u, at_v)
             low = int(pick(o, w))
             g = real(pick(o, w) - wp.float64(low))
             ou, ov = real(pick(o, u_axis(w))), real(pick(o, v_axis(w)))
@@ -450,7 +456,8 @@ def build(stored: str) -> SimpleNamespace:
         if inside != 0:
             f = real(ray.part)
             at = crossing(ray, ray.near)
-            scatter(out, shape, w, ray.near, low, high, at[0], at[1], weight * half * (f - one))
+            at_u, at_v = held(shape, u_axis(w), at[0]), held(shape, v_axis(w), at[1])
+            scatter(out, shape, w, ray.near, low, high, at_u, at_v, weight * half * (f - one))
             floor = int(pick(o, w))
             h = real(pick(o, w) - wp.float64(floor))
             ou, ov = real(pick(o, u_axis(w))), real(pick(o, v_axis(w)))

@@ -5,6 +5,7 @@ bilinearly where the rays cross it, a chunk of slices at a time so that memory s
 autograd's, the sum over slices replaced by its first-order expansion so that no slice is kept for the way back.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class _Chunk:
 
 def project(q: Prepared, pencil: Pencil, jacobian: bool) -> tuple[Tensor, Tensor | None]:
     """p (ray,) and, where asked for, its Jacobian (ray, 6)."""
+    with torch.inference_mode(False) if jacobian else contextlib.nullcontext():  # the Jacobian is autograd's
+        return _project(q, pencil, jacobian)
+
+
+def _project(q: Prepared, pencil: Pencil, jacobian: bool) -> tuple[Tensor, Tensor | None]:
     p = torch.zeros(pencil.count, dtype=torch.float64)
     j = torch.zeros((pencil.count, 6), dtype=torch.float64) if jacobian else None
     derivatives = torch.from_numpy(pencil.matrices[1:])
@@ -178,7 +184,7 @@ def _first_step(q: Prepared, bundle: _Bundle, padded: Tensor | None = None) -> F
 
 
 def _bilinear(slice_: Shaped[Tensor, "v u"], at: Float[Tensor, "ray 2"]) -> Float[Tensor, "ray"]:
-    u, v = at.unbind(1)
+    u, v = (x.clamp(0.5, n - 1.5) for x, n in zip(at.unbind(1), slice_.shape[::-1], strict=True))  # beyond is only air
     iu, iv = (x.detach().long() for x in (u, v))
     fu, fv = u - iu, v - iv
 

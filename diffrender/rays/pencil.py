@@ -21,7 +21,8 @@ class Pencil:
         detector: columns, row step [mm], column step [mm], principal row, principal column [px], distance [mm].
         pixels: (n, 2) positions (row, column) [px from the image's corner] of sparse rays; empty for all pixels.
         size: the result's shape: (h, w), or (n,) for sparse rays.
-        inside: whether the source lies inside the volume, so that the first step of each ray is a part of one.
+        inside: whether the source lies in the volume or so close that a ray's first step, from the source to the
+            nearest slice, can end in it: that step is a part of one.
     """
 
     matrices: Float[np.ndarray, "7 3 4"]
@@ -75,5 +76,5 @@ def pencil_of(
         np.array(detector, dtype=np.float64),
         np.zeros((0, 2)) if pixels is None else np.ascontiguousarray(pixels, dtype=np.float64),
         camera.image_size if pixels is None else (len(pixels),),
-        bool((source > PAD - 1).all() and (source < ends).all()),
+        bool((source > PAD - 2).all() and (source < ends + 1).all()),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffrender.errors import ImageError, LabelError, SettingError
 from diffrender.rays.pencil import PAD
+from diffrender.volume import tensor_of
 
 MOST_LABELS = 128
 
@@ -67,7 +68,14 @@ class Prepared:
 
     def level(self, n: int) -> "Prepared":
         """Level n of the pyramid: 0 is the finest, each next has half the voxels along each axis. It is kept."""
+        if n != int(n) or n < 0:
+            raise SettingError(f"A level of the pyramid is a whole number from 0, the finest, not {n}.")
         return self if n == 0 else self.coarser.level(n - 1)
+
+    def __repr__(self) -> str:
+        k, j, i = self.shape
+        dtype = str(self.padded.dtype).removeprefix("torch.")
+        return f"Prepared({i} x {j} x {k} voxels (i x j x k), {dtype}, * {self.scale:.6g} + {self.offset:.6g} = 1/mm)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +107,17 @@ def prepare(
     Raises: ImageError where `values` is no volume, SettingError where scale is zero.
     A gradient flows through the result into `values`.
     """
+    values = tensor_of(values)
+    if values.is_complex():
+        raise ImageError(f"Attenuation is a real number; these values are {values.dtype}.")
     if values.ndim != 3 or 0 in values.shape:
         raise ImageError(f"A volume has three axes (k, j, i), none empty; these values have {list(values.shape)}.")
     if scale == 0 or not np.isfinite([scale, offset]).all():
         raise SettingError(
             f"stored * scale + offset must be the attenuation; scale {scale}, offset {offset} cannot be."
         )
+    if floor is not None and not math.isfinite(floor):
+        raise SettingError(f"floor is the stored value below which nothing counts, a finite number, not {floor}.")
     carries = values.requires_grad and torch.is_grad_enabled()
     exact = -offset / scale
     whole = values.dtype == torch.int16 and abs(exact - round(exact)) < 1e-6 * max(1, abs(exact)) and abs(exact) < 32767

@@ -1,8 +1,11 @@
 """NVIDIA warp, when it is there: started quietly, asked what it can do, and given threads on the CPU."""
 
+import atexit
 import contextlib
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -29,15 +32,27 @@ def start() -> Any:
         if hasattr(wp.config, "log_level") and hasattr(wp, "LOG_ERROR"):
             wp.config.log_level = wp.LOG_ERROR
         wp.config.quiet = True
-        with _without_native_output():
-            wp.init()
+        try:
+            with _without_native_output():
+                wp.init()
+        except OSError as problem:  # its cache cannot be written: a read-only home, say
+            _keep_kernels_for_this_run(wp, problem)
     except Exception as problem:  # an import of native code fails in many ways; "auto" never fails for lack of warp
-        _give_up(
-            f"warp-lang is installed and does not load ({type(problem).__name__}: {problem}). If it is its cache that "
-            "cannot be written, set WARP_CACHE_PATH to a folder that can be."
-        )
+        _give_up(f"warp-lang is installed and does not load ({type(problem).__name__}: {problem}).")
         return None
     return wp
+
+
+def _keep_kernels_for_this_run(wp: Any, problem: OSError) -> None:
+    folder = tempfile.mkdtemp(prefix="diffrender-kernels-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    wp.config.kernel_cache_dir = folder
+    with _without_native_output():
+        wp.init()
+    notify(
+        f"Warp's cache cannot be written ({problem}), so the kernels are compiled anew in every run. Set "
+        "WARP_CACHE_PATH to a folder that can be written, and they are kept."
+    )
 
 
 @contextlib.contextmanager
@@ -141,3 +156,7 @@ def at_once(launches: list[Callable[[], None]]) -> None:
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="diffrender-rays")
+
+
+if hasattr(os, "register_at_fork"):  # the threads of a pool do not live on in a forked child
+    os.register_at_fork(after_in_child=_pool.cache_clear)

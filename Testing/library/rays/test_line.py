@@ -4,6 +4,8 @@ finite differences. Every test runs both backends."""
 import dataclasses
 import functools
 import math
+import os
+import signal
 
 import judges
 import numpy as np
@@ -410,6 +412,88 @@ def test_what_cannot_be_is_refused(smooth):
         dr.prepare(torch.zeros(3, 0, 4))
     with pytest.raises(SettingError, match=r"scale 0\.0"):
         dr.prepare(smooth.values, scale=0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"world_from_voxel": torch.eye(4) + 0.3 * torch.eye(4)[[1, 2, 0, 3]].triu(1)}, "world_from_voxel is sheared"),
+        ({"world_from_voxel": torch.full((4, 4), torch.nan)}, "finite 4 x 4"),
+        ({"world_from_voxel": torch.eye(4).requires_grad_()}, "world_from_voxel carries a gradient that would be lost"),
+        ({"centre": torch.tensor([0.0, torch.nan, 0.0])}, "three finite numbers"),
+        ({"xi": torch.zeros(0, 6)}, r"Motions are \(6,\) or \(n, 6\)"),
+        ({"xi": torch.zeros(2, 2, 6)}, r"Motions are \(6,\) or \(n, 6\)"),
+        ({"pixels": torch.tensor([[0.5, torch.inf]])}, "finite positions"),
+    ],
+)
+def test_geometry_that_cannot_be_is_refused_at_the_door(smooth, change, words):
+    given = {"world_from_voxel": smooth.world_from_voxel, "camera": camera_of(smooth), **change}
+    with pytest.raises((GeometryError, SettingError), match=words):
+        dr.line_integrals(smooth.values, **given)
+
+
+def test_more_that_cannot_be_prepared():
+    values = torch.zeros(3, 4, 5)
+    with pytest.raises(SettingError, match=r"floor is .* a finite number, not nan"):
+        dr.prepare(values, floor=math.nan)
+    with pytest.raises(ImageError, match="real number"):
+        dr.prepare(values.to(torch.complex64))
+    with pytest.raises(SettingError, match=r"whole number from 0, the finest, not -1"):
+        dr.prepare(values).level(-1)
+    assert repr(dr.prepare(values, 2e-5, 0.02)) == (
+        "Prepared(5 x 4 x 3 voxels (i x j x k), float32, * 2e-05 + 0.02 = 1/mm)"
+    )
+
+
+def test_inference_mode_gives_the_same(backend, smooth):
+    camera = camera_of(smooth)
+    plain = dr.line_integrals_with_jacobian(smooth.values, smooth.world_from_voxel, camera, backend=backend)
+    xi = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    with torch.inference_mode():
+        quick = dr.line_integrals_with_jacobian(smooth.values, smooth.world_from_voxel, camera, backend=backend)
+        p = dr.line_integrals(smooth.values, smooth.world_from_voxel, camera, xi=xi, backend=backend)
+    for one, other in zip(plain, quick, strict=True):
+        assert torch.equal(one, other)
+    assert (p - plain[0]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("where", [-1.4, -0.6, -0.001, 0.001, 0.6, 1.4])
+def test_a_source_beside_the_volume_is_exact_too(backend, where):
+    """A source within a voxel of the border: the ray's first step may still end inside."""
+    size, lattice = (20, 18, 22), phantoms.oblique_lattice((1.7, 2.1, 2.6))
+    values = torch.rand(size, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 1
+    voxel = torch.tensor([size[2] + where, 7.3, 8.6, 1.0], dtype=torch.float64)  # about where the fall to air ends
+    source = torch.from_numpy(lattice) @ voxel
+    placed = phantoms.oblique_camera(
+        np.zeros(3), along=tuple(-lattice[:3, 0] + 1.2 * lattice[:3, 1]), image_size=(9, 11)
+    )
+    matrix = placed.world_from_camera.clone()
+    matrix[:, 3] = source
+    camera = dataclasses.replace(placed, world_from_camera=matrix)
+    p = dr.line_integrals(values, torch.from_numpy(lattice), camera, backend=backend).numpy().ravel()
+    exact = judges.trilinear_integral(values, lattice, *rays_of(camera))
+    # Steps of up to 3 mm through noise between 1 and 2: the trapezoid's own error is 2 %, half a step's would be 4.
+    assert np.abs(p - exact).max() < 1.0
+    assert np.linalg.norm(p - exact) < 0.02 * np.linalg.norm(exact)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_renders(smooth):
+    pytest.importorskip("warp")
+    camera = camera_of(smooth).resized((128, 128))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        q = dr.prepare(smooth.values)  # here: torch's own threads do not live on in the child either
+        here = dr.line_integrals(q, smooth.world_from_voxel, camera, backend="warp")
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)  # a hang ends the child with a signal, and the test with it
+            same = torch.equal(here, dr.line_integrals(q, smooth.world_from_voxel, camera, backend="warp"))
+            os._exit(0 if same else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_auto_works_without_warp_and_warp_by_name_says_why(smooth, monkeypatch):

@@ -43,11 +43,9 @@ def test_kernels_are_compiled_once_said_and_kept_in_a_folder_with_umlauts(tmp_pa
     assert again.stderr == ""  # neither the notice, nor warp's banner, nor its word on a missing GPU
 
 
-def test_without_a_cache_the_torch_twin_serves(tmp_path):
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    auto = render(tmp_path / "file" / "cache", "auto")
-    assert auto.stdout == "0.2100\n", auto.stderr
-    assert "Everything still works, slower, in plain torch" in auto.stderr
-    by_name = render(tmp_path / "file" / "cache", "warp")
-    assert by_name.returncode == 1
-    assert "BackendError: The warp backend was asked for and cannot run" in by_name.stderr
+    run = render(tmp_path / "file" / "cache")
+    assert run.stdout == "0.2100\n", run.stderr
+    assert "compiled anew in every run. Set WARP_CACHE_PATH to a folder that can be written" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
