@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ _STRANGERS = (
     (b"%PDF", "a PDF document, not a volume"),
     (b"# vtk DataFile", "a legacy VTK file; save the volume as NRRD or NIfTI"),
 )
+_CLAIMS = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip")
+_one_at_a_time = threading.RLock()  # file descriptor 2 belongs to the whole process
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,24 @@ def parts_of(path: str | Path) -> Iterator[list[Part]]:
             yield [Part(f"{path}: {entry.filename}", _opener_in(archive, entry)) for entry in entries]
     else:
         yield [Part(str(path), _opener(place))]
+
+
+@contextmanager
+def without_native_output() -> Iterator[None]:
+    """Keep off the console what compiled code says there by itself (ITK's MetaIO); our own errors say it in words."""
+    with _one_at_a_time:
+        try:
+            kept = os.dup(2)
+        except OSError:  # no stderr at all, as in a windowed program
+            yield
+            return
+        try:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def check_memory(path: str | Path, need: float, available: float | None = None) -> None:
@@ -218,4 +239,5 @@ def _what_it_is(place: Path, head: bytes, inside: bytes) -> str:
             return f"is {what}"
     text = b"\0" not in head and all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
     named = "".join(place.suffixes[-2:]) if place.suffix == ".gz" else place.suffix
-    return f"is {'a text file' if text else 'of an unknown kind'}{f', although it is named {named}' if named else ''}"
+    claim = f", although it is named {named}" if named.lower() in _CLAIMS else ""
+    return f"is {'a text file' if text else 'of an unknown kind'}{claim}"

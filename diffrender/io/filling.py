@@ -33,6 +33,14 @@ def fits_int16(numbers: np.ndarray) -> bool:
     return numbers.dtype.kind in "iu" and bool(numbers.min() >= INT16.min and numbers.max() <= INT16.max)
 
 
+def most_bytes(dtype: np.dtype, slope: float = 1.0, intercept: float = 0.0) -> int:
+    """Memory a voxel that a `Filling` takes at its highest, where numbers come stored as `dtype`, to be rescaled."""
+    if dtype.kind == "f" or not (float(slope).is_integer() and float(intercept).is_integer()):
+        return 4
+    narrow = dtype.itemsize == 1 or dtype == np.int16
+    return 2 if narrow and slope == 1 and intercept == 0 else 6  # int16, and float32 beside it while it changes
+
+
 def rescaled(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     """stored * slope + intercept; whole numbers stay whole where slope and intercept are."""
     if slope == 1 and intercept == 0:

@@ -1,48 +1,52 @@
-"""NRRD and MetaImage, read by SimpleITK."""
+"""NRRD and MetaImage: SimpleITK says what the header means, and the numbers are read slice by slice."""
 
 import gzip
 import re
 import zlib
+from dataclasses import dataclass
+from io import BufferedIOBase, BufferedReader, RawIOBase
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from diffrender.errors import GeometryError, ImageError, PathError, notify
-from diffrender.io.files import check_memory, found
-from diffrender.io.filling import filled
+from diffrender.io.files import check_memory, found, without_native_output
+from diffrender.io.filling import Filling, filled, most_bytes
 from diffrender.volume import Volume, check_affine
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+ITK_READERS = {"nrrd": "NrrdImageIO", "metaimage": "MetaImageIO"}  # by what `kind_of` says; ITK would go by the name
+_SPACES = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
 
 
 def read_itk(path: str | Path) -> Volume:
     """A volume from .nrrd, .nhdr, .mha or .mhd. Its numbers count as HU: these formats have no word on it.
 
-    Whole numbers that fit come as int16, others as float32. Peak memory is the volume, or twice that where the file is
-    a compressed MetaImage; wide numbers in one, or in a file beside its header, are held with it: three times.
+    Whole numbers that fit come as int16, others as float32. Peak memory is the volume and a slice; what is stored as
+    text or in several files is held with it as stored.
     Raises: ImageError, GeometryError, PathError, MemoryNeedError.
     """
     import SimpleITK as sitk  # noqa: N813
 
+    head = _head(path)
+    plain = _plain_numbers(path, head)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(found(path)))
+    reader.SetImageIO(ITK_READERS["nrrd" if head.startswith(b"NRRD") else "metaimage"])
     try:
-        reader.ReadImageInformation()
+        with without_native_output():
+            reader.ReadImageInformation()
     except RuntimeError as problem:
         raise _unreadable(path, problem) from None
     size = reader.GetSize()
     _check_size(path, size, reader.GetNumberOfComponents())
-    check_memory(path, 1.02 * np.prod(size, dtype=float) * _bytes_per_voxel(reader.GetPixelID()))
-    head = _head(path)
-    _check_header(path, head)
+    check_header(path, head)
     affine = _affine(path, reader)
-    values = _streamed(path, head, reader)
-    if values is None:
-        try:
-            values = _values(reader.Execute())
-        except RuntimeError as problem:
-            raise _unreadable(path, problem) from None
+    dtype = _stored_type(path, reader, head)
+    beside = 0 if plain else dtype.itemsize
+    check_memory(path, 1.02 * np.prod(size, dtype=float) * (most_bytes(dtype) + beside))
+    values = plain.read(path, dtype, (size[2], size[1], size[0])) if plain else _by_itk(path, reader)
     return Volume(torch.from_numpy(values), torch.from_numpy(affine), source=str(path))
 
 
@@ -60,11 +64,17 @@ def _check_size(path: str | Path, size: tuple[int, ...], components: int) -> Non
         )
 
 
-def _bytes_per_voxel(pixel: int) -> int:
-    """Memory that reading takes at its highest: wide numbers end as float32, at times by way of int16."""
+def _stored_type(path: str | Path, reader, head: bytes) -> np.dtype:
     import SimpleITK as sitk  # noqa: N813
 
-    return {sitk.sitkInt16: 2, sitk.sitkInt8: 3, sitk.sitkUInt8: 3, sitk.sitkFloat32: 4}.get(pixel, 6)
+    names = ("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float32", "Float64")
+    kind = {getattr(sitk, f"sitk{name}"): name.lower() for name in names}.get(reader.GetPixelID())
+    if kind is None:
+        raise ImageError(f"{path} holds complex numbers; a CT holds one whole or floating-point number (HU) a voxel.")
+    big = _field(head, "endian").lower() == "big" or any(
+        _is_true(head, name) for name in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+    )
+    return np.dtype(kind).newbyteorder(">" if big else "<")
 
 
 def _head(path: str | Path) -> bytes:
@@ -80,24 +90,46 @@ def _head(path: str | Path) -> bytes:
 
 def _field(head: bytes, name: str) -> str:
     """The value of a line `name: value` (NRRD) or `name = value` (MetaImage); empty where there is none."""
-    match = re.search(rf"^{name} *[:=] *(.*?) *\r?$".encode(), head, re.MULTILINE)
-    return match[1].decode("ascii", "replace") if match else ""
+    match = re.search(rf"^{name} *[:=] *(.*?) *\r?$".encode(), head, re.MULTILINE | re.IGNORECASE)
+    return match[1].decode("utf-8", "replace") if match else ""
 
 
-def _check_header(path: str | Path, head: bytes) -> None:
+def _is_true(head: bytes, name: str) -> bool:
+    return _field(head, name)[:1] in tuple("Tt1")
+
+
+def check_header(path: str | Path, head: bytes) -> None:
     """Refuse a file without spacing, and say where orientation is missing: ITK fills both in without a word."""
-    turned = any(_field(head, name) for name in ("space directions", "TransformMatrix", "Rotation", "Orientation"))
-    spaced = any(_field(head, name) for name in ("space directions", "spacings", "ElementSpacing", "ElementSize"))
-    if not spaced:
+    if _spaced_axes(head) < 3:
         raise GeometryError(
-            f"{path} has no spacing, so the size of its voxels is not known and every length would be a guess. Write "
-            "the volume again with its spacing."
+            f"{path} has no spacing for each of its three axes, so the size of its voxels is not known and every "
+            "length would be a guess. Write the volume again with its spacing."
         )
-    if not turned:
-        notify(
-            f"{path} does not say how the patient lies (no directions in its header): its axes are taken as left, "
-            "posterior and superior, as Slicer does. Check left and right before you rely on them."
-        )
+    space = _field(head, "space") or _field(head, "space dimension")
+    if not any(_field(head, name) for name in ("space directions", "TransformMatrix", "Rotation", "Orientation")):
+        lacking = "no directions in its header"
+    elif head.startswith(b"NRRD") and space.lower() not in _SPACES:
+        lacking = f'its "space" is {space or "missing"}, none of LPS, RAS and LAS'
+    else:
+        return
+    notify(
+        f"{path} does not say how the patient lies ({lacking}): its axes are taken as left, posterior and superior, as "
+        "Slicer does. Check left and right before you rely on them."
+    )
+
+
+def _spaced_axes(head: bytes) -> int:
+    """How many axes have a finite spacing. (NRRD says "none" or nan for an axis without, such as a list of layers.)"""
+    directions = re.findall(r"\(([^)]*)\)", _field(head, "space directions"))
+    steps = _field(head, "spacings") or _field(head, "ElementSpacing") or _field(head, "ElementSize")
+    return sum(all(_is_finite(number) for number in axis.split(",")) for axis in directions or steps.split())
+
+
+def _is_finite(number: str) -> bool:
+    try:
+        return bool(np.isfinite(float(number)))
+    except ValueError:
+        return False
 
 
 def _affine(path: str | Path, reader) -> np.ndarray:
@@ -115,69 +147,104 @@ def _affine(path: str | Path, reader) -> np.ndarray:
     return affine
 
 
-def _streamed(path: str | Path, head: bytes, reader) -> np.ndarray | None:
-    """Numbers wider than what they become, slice by slice: ITK would hold all of them beside the volume.
+@dataclass(frozen=True)
+class _Plain:
+    """Numbers that lie in one piece: in which file, from which byte on, and how they are packed (raw, gzip, zlib)."""
 
-    None where ITK is as good, or where the numbers do not follow the header plainly or as gzip.
+    place: Path
+    offset: int
+    packed: str
+
+    def read(self, path: str | Path, dtype: np.dtype, shape: tuple[int, int, int]) -> np.ndarray:
+        with self.place.open("rb") as file:
+            file.seek(self.offset)
+            try:
+                return filled(path, _unpacked(file, self.packed), dtype, shape)
+            except (EOFError, zlib.error, gzip.BadGzipFile):
+                raise PathError(
+                    f"{path} is truncated or damaged: its numbers cannot be unpacked to the end. Its copy or download "
+                    "broke off; fetch it again."
+                ) from None
+
+
+def _plain_numbers(path: str | Path, head: bytes) -> _Plain | None:
+    """Where the numbers lie; None where they are text, lie in several files, or behind something else.
+
+    Raises: PathError where the file that the header names is not there.
     """
-    import SimpleITK as sitk  # noqa: N813
-
-    wide = {sitk.sitkInt32: "i4", sitk.sitkUInt32: "u4", sitk.sitkInt64: "i8", sitk.sitkUInt64: "u8"}
-    kind = {**wide, sitk.sitkFloat64: "f8"}.get(reader.GetPixelID())
     nrrd = head.startswith(b"NRRD")
-    elsewhere = _field(head, "data ?file") or _field(head, "(line|byte) skip") if nrrd else "x"
-    encoding = _field(head, "encoding").lower() if nrrd else "raw"
-    if not nrrd and _field(head, "ElementDataFile") == "LOCAL" and _field(head, "CompressedData") != "True":
-        elsewhere = ""
-    if kind is None or elsewhere or encoding not in ("raw", "gzip", "gz"):
+    name = _field(head, "data ?file" if nrrd else "ElementDataFile")
+    if name.upper().startswith("LIST") or "%" in name:
         return None
-    big = _field(head, "endian") == "big" or "True" in (
-        _field(head, "BinaryDataByteOrderMSB"),
-        _field(head, "ElementByteOrderMSB"),
-    )
-    i, j, k = reader.GetSize()
-    with found(path).open("rb") as file:
-        file.seek(len(head))
-        try:
-            stream = file if encoding == "raw" else gzip.GzipFile(fileobj=file)
-            return filled(path, stream, np.dtype((">" if big else "<") + kind), (k, j, i))
-        except (EOFError, zlib.error, gzip.BadGzipFile):
+    place, offset = found(path), len(head)
+    if name and name.upper() != "LOCAL":
+        place, offset = place.parent / name, 0
+        if not place.is_file():
             raise PathError(
-                f"{path} is truncated or damaged: its numbers cannot be unpacked to the end. Its copy or download "
-                "broke off; fetch it again."
-            ) from None
+                f"{path} is a header, and {name}, which it names as the file of its numbers, is not there. Copy both "
+                "into one folder, under the names that they had."
+            )
+    if nrrd:
+        packed = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}.get(_field(head, "encoding").lower())
+        skipped = _field(head, "(?:line|byte) ?skip")
+    else:
+        packed = "zlib" if _is_true(head, "CompressedData") else "raw"
+        packed = packed if _is_true(head, "BinaryData") else None
+        skipped = _field(head, "HeaderSize")
+    return None if packed is None or skipped not in ("", "0") else _Plain(place, offset, packed)
 
 
-class _Buffer:
-    """ITK's own numbers as an array without a copy; the array keeps this, and this keeps the image alive."""
-
-    def __init__(self, image, view: np.ndarray):
-        self.image = image
-        where, _ = view.__array_interface__["data"]
-        self.__array_interface__ = {**view.__array_interface__, "data": (where, False)}  # ours alone, so not read-only
+def _unpacked(file: BufferedIOBase, packed: str) -> BufferedIOBase:
+    if packed == "gzip":
+        return gzip.GzipFile(fileobj=file)  # pyright: ignore[reportReturnType]
+    return BufferedReader(_Inflating(file), 1 << 20) if packed == "zlib" else file
 
 
-def _values(image) -> np.ndarray:
+class _Inflating(RawIOBase):
+    """What a zlib stream holds, bit by bit; Python has such a thing for gzip alone."""
+
+    def __init__(self, file: BufferedIOBase):
+        self.file, self.unpacking = file, zlib.decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        got = b""
+        while not got and not self.unpacking.eof:
+            more = self.unpacking.unconsumed_tail or self.file.read(1 << 18)
+            if not more:
+                break
+            got = self.unpacking.decompress(more, len(buffer))
+        buffer[: len(got)] = got
+        return len(got)
+
+
+def _by_itk(path: str | Path, reader) -> np.ndarray:
     import SimpleITK as sitk  # noqa: N813
 
+    try:
+        with without_native_output():
+            image = reader.Execute()
+    except RuntimeError as problem:
+        raise _unreadable(path, problem) from None
     stored = sitk.GetArrayViewFromImage(image)
-    if stored.dtype == np.float32 or stored.dtype == np.int16:
-        return np.asarray(_Buffer(image, stored))
-    if stored.dtype.kind == "f":
-        return stored.astype(np.float32)
-    low, high = stored.min(), stored.max()
-    return stored.astype(np.int16 if low >= -32768 and high <= 32767 else np.float32)
+    filling = Filling(stored.shape)
+    for k, numbers in enumerate(stored):
+        filling.put(k, numbers)
+    return filling.values
 
 
 def _unreadable(path: str | Path, problem: RuntimeError) -> PathError | GeometryError:
-    words = str(problem).replace(str(found(path)), "")
-    if "direction" in words.lower() or "spacing" in words.lower():
+    if "direction" in str(problem).lower() or "spacing" in str(problem).lower().replace(str(found(path)).lower(), ""):
         return GeometryError(
             f"{path}: its affine is singular, sheared, or has a negative or missing spacing, so voxels have no volume. "
             "Its header is damaged; write the volume again."
         )
-    said = [line for line in words.splitlines() if line and not line.startswith("Reason:")]  # "file not found", always
-    return PathError(
-        f"{path} cannot be read: it is truncated or damaged, or the file that its header names is not there. Fetch it "
-        f"again. (ITK: {said[-1][:200] if said else 'no reason'})"
-    )
+    return PathError(f"{path} cannot be read: {reason(problem)}. Fetch it again.")
+
+
+def reason(problem: Exception) -> str:
+    """What ITK says of a file, without its classes, addresses in memory and lines of source."""
+    said = re.findall(r"\[nrrd\] \w+: (.*)", str(problem))
+    return f"it is truncated or damaged{f' ({said[-1][:200]})' if said else ''}"

@@ -17,7 +17,7 @@ import torch
 
 from diffrender.errors import GeometryError, ImageError, PathError, notify
 from diffrender.io.files import check_memory, found
-from diffrender.io.filling import filled
+from diffrender.io.filling import filled, most_bytes
 from diffrender.volume import Volume, check_affine
 
 _TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
@@ -61,7 +61,9 @@ def read_nifti(path: str | Path) -> Volume:
             header = _header(path, file.read(540))
             shape = _shape(path, header)
             affine = _affine(path, header)
-            check_memory(path, 1.02 * np.prod(shape, dtype=float) * (4 if header.dtype.kind == "f" else 2))
+            check_memory(
+                path, 1.02 * np.prod(shape, dtype=float) * most_bytes(header.dtype, header.slope, header.intercept)
+            )
             if not header.separate:
                 file.seek(header.offset)
                 values = filled(path, file, header.dtype, shape, header.slope, header.intercept)

@@ -28,6 +28,7 @@ from diffrender.errors import (
 )
 from diffrender.io import list_series, read_volume
 from diffrender.io.files import available_memory, check_memory
+from diffrender.io.filling import most_bytes
 
 SHAPE = (7, 9, 11)  # (k, j, i)
 OBLIQUE = lattice((-31.5, 12.25, -87.0), (0.9, 0.3, -0.15), (-0.2, 0.8, 0.4), (0.9, 0.7, 2.5))
@@ -117,7 +118,7 @@ def test_dicom_and_itk_formats_say_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("ending", ["nii", "nii.gz", "nrrd", "mha"])
+@pytest.mark.parametrize("ending", ["nii", "nii.gz", "nrrd", "mha", "mhd", "nhdr"])
 @pytest.mark.parametrize(
     ("dtype", "expected"),
     [
@@ -297,7 +298,9 @@ def _plain_nrrd(lines):
 def test_missing_spacing_and_missing_directions(tmp_path):
     path = tmp_path / "a.nrrd"
     path.write_bytes(_plain_nrrd(""))
-    assert "has no spacing, so the size of its voxels is not known" in refused(path, GeometryError)
+    assert "has no spacing for each of its three axes, so the size of its voxels is not known" in refused(
+        path, GeometryError
+    )
     path.write_bytes(_plain_nrrd("spacings: 1 2 3\n"))
     with pytest.warns(Notice, match="does not say how the patient lies"):
         volume = read_volume(path)
@@ -306,6 +309,35 @@ def test_missing_spacing_and_missing_directions(tmp_path):
     head = b"\n".join(line for line in _mha_header(np.diag([2.0, 3, 4])).split(b"\n") if b"ElementSpacing" not in line)
     path.write_bytes(head + sampled(FLIPPED, SHAPE).astype("<i2").tobytes())
     assert "has no spacing" in refused(path, GeometryError)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "space: LPS\nspace directions: none (0,10,0) (0,0,12)",
+        "spacings: nan 10 12",
+    ],
+)
+def test_an_axis_without_spacing_is_refused(tmp_path, lines):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(_plain_nrrd(lines + "\n"))
+    assert "has no spacing for each of its three axes" in refused(path, GeometryError)
+
+
+@pytest.mark.parametrize(("space", "letters"), [("RAS", "RAS"), ("left-anterior-superior", "LAS"), ("LPS", "LPS")])
+def test_the_spaces_of_nrrd(tmp_path, space, letters, recwarn):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(_plain_nrrd(f"space: {space}\nspace directions: (9,0,0) (0,10,0) (0,0,12)\n"))
+    assert read_volume(path).orientation == letters
+    assert not recwarn
+
+
+@pytest.mark.parametrize("line", ["space: scanner-xyz", "space dimension: 3"])
+def test_a_space_that_says_nothing_of_the_patient_is_said(tmp_path, line):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(_plain_nrrd(f"{line}\nspace directions: (9,0,0) (0,10,0) (0,0,12)\n"))
+    with pytest.warns(Notice, match=r'how the patient lies \(its "space" is (scanner-xyz|3), none of LPS, RAS and LAS'):
+        assert read_volume(path).orientation == "LPS"
 
 
 def test_2d_4d_and_one_slice(tmp_path):
@@ -367,6 +399,40 @@ def test_truncated(tmp_path, ending, kept, dtype):
         assert re.search(r"is truncated or damaged|is truncated: it ends in slice \d+ of 20", refused(path))
 
 
+@pytest.mark.parametrize("ending", ["mha", "mhd", "nrrd", "nhdr"])
+def test_what_itk_says_of_a_damaged_file_stays_off_the_console(tmp_path, ending, capfd):
+    sitk.WriteImage(itk_image(OBLIQUE), str(tmp_path / f"ct.{ending}"))
+    numbers = max(tmp_path.iterdir(), key=lambda file: file.stat().st_size)
+    numbers.write_bytes(numbers.read_bytes()[:-200])
+    head = tmp_path / f"ct.{ending}"
+    text = head.read_bytes().replace(b"BinaryData = True", b"BinaryData = False").replace(b": raw\n", b": ascii\n")
+    for raw in (head.read_bytes(), text):  # numbers as text are left to ITK
+        head.write_bytes(raw)
+        words = refused(head)
+        assert "truncated" in words
+        assert not re.search("0x|ITK|MetaIm|[.]cxx", words)
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
+
+
+def test_numbers_that_itk_reads(tmp_path):
+    values = sampled(FLIPPED, SHAPE)
+    text = " ".join(f"{number:g}" for number in values.ravel()).encode()
+    nrrd = _nrrd_header(np.diag([2.0, 3, 4])).replace(b"encoding: raw", b"encoding: ascii")
+    skipped = _nrrd_header(np.diag([2.0, 3, 4]), "byte skip: 5\n")
+    raw = values.astype("<i2").tobytes()
+    for name, content in (("a.nrrd", nrrd + text), ("b.nrrd", skipped + bytes(5) + raw)):
+        (tmp_path / name).write_bytes(content)
+        np.testing.assert_array_equal(read_volume(tmp_path / name).values.numpy(), values)
+
+
+def test_a_wrong_ending_does_not_matter(tmp_path):
+    for ending, name in (("nrrd", "a.nii.gz"), ("mha", "a.nrrd"), ("nii.gz", "b.nrrd"), ("nii", "a.mha")):
+        sitk.WriteImage(itk_image(OBLIQUE), str(tmp_path / f"ct.{ending}"))
+        volume = read_volume((tmp_path / f"ct.{ending}").rename(tmp_path / name))
+        assert largest_error(volume) <= ONE_STEP
+
+
 def test_truncated_within_the_header(tmp_path):
     write_nifti(tmp_path / "ct.nii", qform_code=1, keep=200)
     assert "named .nii" in refused(tmp_path / "ct.nii")
@@ -386,9 +452,10 @@ def test_what_is_no_volume(tmp_path):
         ("notes.nii", b"HU of the aorta: 300\n", "is a text file, although it is named .nii"),
         ("notes.nii.gz", b"HU of the aorta: 300\n", "is a text file, although it is named .nii.gz"),
         ("ct.nii.gz", gzip.compress(b"a tar archive or so" * 99), "what is packed in it is no NIfTI"),
+        ("notes.txt", b"HU of the aorta: 300\n", "is a text file. A CT is read from"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG picture, not a volume"),
         ("ct.zip", b"PK\3\4" + bytes(99), "is a zip that is truncated or damaged"),
-        ("ct.mat", bytes(range(256)), "is of an unknown kind, although it is named .mat"),
+        ("ct.mat", bytes(range(256)), "is of an unknown kind. A CT is read from NIfTI"),
         ("ct", bytes(range(256)), "is of an unknown kind. A CT is read from NIfTI"),
     ):
         (tmp_path / name).write_bytes(raw)
@@ -410,7 +477,9 @@ def test_a_pair_without_its_other_half(tmp_path):
     for ending, other in (("hdr", "img"), ("mhd", "raw"), ("nhdr", "raw")):
         sitk.WriteImage(itk_image(FLIPPED), str(tmp_path / f"ct.{ending}"))
         (tmp_path / f"ct.{other}").unlink()
-        with pytest.raises(PathError, match=rf"ct\.{other} does not exist|file that its header names is not there"):
+        with pytest.raises(
+            PathError, match=rf"ct\.{other} does not exist|ct\.{ending} is a header, and ct\.{other}, which"
+        ):
             read_volume(tmp_path / f"ct.{ending}")
 
 
@@ -487,6 +556,9 @@ def test_larger_than_memory_is_said_before_it_is_read(tmp_path):
 
 def test_the_limit_of_memory():
     check_memory("ct.nii", 10e9, available=11e9)
+    # int16 and float32 at once while the first number that does not fit changes the one into the other
+    assert [most_bytes(np.dtype(kind)) for kind in ("u1", "i2", "u2", "i4", "f4", "f8")] == [2, 2, 6, 6, 4, 4]
+    assert [most_bytes(np.dtype("i2"), *scale) for scale in ((2, -1024), (0.5, 0))] == [6, 4]
     with pytest.raises(MemoryNeedError, match=r"^ct.nii needs 9.31 GiB of memory, and 8.38 GiB are free"):
         check_memory("ct.nii", 10e9, available=9e9)
     assert 1e8 < available_memory() < 1e14
@@ -548,9 +620,11 @@ print((after - before) * 1024 / (volume.values.element_size() * volume.values.nu
         ("nii.gz", 1.5),
         ("float64.nii", 1.5),
         ("float64.nrrd", 1.5),
-        # ITK's one buffer, which is handed on; compressed, the packed file beside it (noise hardly packs: 0.85).
         ("nrrd", 1.5),
-        ("mha", 2.2),
+        ("mha", 1.5),
+        ("float64.mha", 1.5),
+        ("float64.mhd", 1.5),
+        ("float64.nhdr", 1.5),
         # Held whole: in the zip uncompressed, and so as large as the volume.
         ("enhanced.zip", 2.2),
     ],
@@ -573,7 +647,7 @@ def test_peak_memory(tmp_path, kind, most):
         elif kind == "float64.nii":
             write_nifti(path, values, qform_code=1, dtype="f8")
         else:
-            values = values.astype(np.float64) if kind == "float64.nrrd" else values
+            values = values.astype(np.float64) if kind.startswith("float64") else values
             sitk.WriteImage(sitk.GetImageFromArray(values), str(path), True, compressionLevel=1)
         return path
 
