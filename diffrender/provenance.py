@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
@@ -37,7 +39,9 @@ def write_provenance(
         seed: of everything random, or None.
     Raises: PathError where an input is gone, OutputError where it cannot be written.
     """
-    name = Path(output).name.removesuffix(".gz")  # chest.nii.gz is chest, as its labels and its camera are named
+    name = re.sub(
+        r"\.gz$", "", Path(output).name, flags=re.IGNORECASE
+    )  # chest.nii.gz is chest, as its labels and its camera are named
     target = Path(output, "provenance.json")
     if not Path(output).is_dir():
         target = Path(output).with_name(Path(name).stem + ".provenance.json")
@@ -73,11 +77,12 @@ def hash_of(path: str | Path) -> str:
     system; the hash says nothing of times. Files are read a MiB at a time.
     Raises: PathError.
     """
+    place = Path(os.path.expanduser(path))
     try:
-        if not Path(path).is_dir():
-            return _hash_of_file(Path(path))
-        names = sorted(file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file())
-        lines = [f"{_hash_of_file(Path(path, name))}  {name}\n" for name in names]
+        if not place.is_dir():
+            return _hash_of_file(place)
+        names = sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
+        lines = [f"{_hash_of_file(place / name)}  {name}\n" for name in names]
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     except OSError as problem:
         raise PathError(

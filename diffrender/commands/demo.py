@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.target import check_writable
+from diffrender.commands.target import check_given, check_outputs, check_writable
 from diffrender.errors import PathError, SettingError
 
 EXAMPLE = example("diffrender demo -o demo")
@@ -28,6 +28,7 @@ def demo(
     With --json the line "cancel" on stdin, or its end, stops it.
     """
     console = current()
+    check_given({"--ct": ct, "--labels": labels, "--names": names, "--out": out})
     if labels is not None and ct is None:
         raise SettingError(f"--labels {labels} belongs to a CT; give that too, with --ct.")
     if names is not None and labels is None:
@@ -35,10 +36,13 @@ def demo(
     for path in filter(None, (ct, labels)):
         if not Path(path).expanduser().exists():
             raise PathError(f"{path} does not exist. Check the path, and put quotes round one with spaces.")
-    check_writable(Path(out), NEED)
+    folder = Path(out).expanduser()
+    check_outputs([folder / "index.html", folder / "provenance.json"], [path for path in (ct, labels, names) if path])
+    check_writable(folder, NEED)
     from diffrender.demo import write_demo
+    from diffrender.io.whole import together
 
-    with console.listening():
+    with console.listening(), together():
         paths = (None if path is None else Path(path) for path in (ct, labels))
-        page = write_demo(Path(out), *paths, progress=console.progress, names=names)
+        page = write_demo(folder, *paths, progress=console.progress, names=names)
     console.result({"page": page, "files": [page]}, f"The page is here; open it in a browser:\n{page.resolve()}")

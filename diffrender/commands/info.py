@@ -3,13 +3,16 @@
 import json as json_lines
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.target import suffix_of
+from diffrender.commands.target import check_given, suffix_of
 from diffrender.errors import LabelError, PathError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXAMPLE = example("diffrender info ct.nii.gz")
 MESHES = (".stl", ".ply", ".obj", ".vtk", ".vtp")
@@ -57,6 +60,7 @@ def info(
     that we wrote, and DICOM X-rays. It says nothing of the patient.
     """
     console = current()
+    check_given({"FILE": file})
     facts = examine(file)
     console.result({"file": file, **facts}, "\n".join([f"{file} is {facts.pop('is')}", *_lines(facts)]))
 
@@ -87,9 +91,16 @@ def _volume(path: str) -> Facts:
     volume = read_volume(path)
     if volume.values.amin() >= 0 and torch.equal(volume.values, volume.values.round()):
         ids = [int(n) for n in torch.unique(volume.values).tolist() if n]
-        if len(ids) < MOST_IDS:
+        if len(ids) < MOST_IDS and _in_pieces(volume.values):
             return {"is": "a volume of few whole numbers: labels, it seems", "volume": repr(volume), "ids": ids}
     return {"is": "a volume", "volume": repr(volume)}
+
+
+def _in_pieces(values: "Tensor") -> bool:
+    """Whether most voxels above zero have a neighbour like them, as labels do and the greys of MR or CT do not."""
+    above = values > 0
+    alike = [((values.diff(dim=axis) == 0) & above.narrow(axis, 1, values.shape[axis] - 1)).sum() for axis in range(3)]
+    return bool(max(alike) * 2 > above.sum())
 
 
 def _masks(place: Path) -> list[str]:

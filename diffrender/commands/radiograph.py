@@ -1,6 +1,8 @@
 """`diffrender radiograph`: a CT in, a radiograph out."""
 
+import os
 import re
+from contextlib import nullcontext
 from dataclasses import asdict
 from enum import Enum
 from json import dumps
@@ -10,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.target import Target, check_overwrites, check_writable, suffix_of, target_of
-from diffrender.errors import GeometryError, SettingError
+from diffrender.commands.target import Target, check_given, check_outputs, check_writable, size_of, suffix_of, target_of
+from diffrender.errors import GeometryError, MemoryNeedError, SettingError, notify
 from diffrender.jobs import Progress
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ CAMERA, PREVIEW = ".camera.json", ".preview.png"
 SIZE = 512  # px; sharp enough on a screen, a second or two on a laptop
 LARGEST = 16384  # px; the largest real detectors have 4300
 BYTES_A_PIXEL = 16  # on disk, all files of one picture together; labels are packed
+# In memory, while they are made and written: greys and their double; of a label its length twice and its mask.
+PIXEL_NEED, LABEL_NEED = 64, {"hard": 9, "soft": 13}
+NOTHING = 1e-3  # [no unit] p of 0.05 mm of water: less is air alone
 LISTED = 16  # labels named on the screen; the JSON line has them all
 WORDS = {"R": "right", "L": "left", "A": "front", "P": "back", "H": "head", "F": "feet"}
 
@@ -103,15 +108,18 @@ def radiograph(
 
     Beside the picture NAME.png lie NAME.camera.json (the camera), NAME.provenance.json (versions, settings, hashes),
     NAME.preview.png (8 bits, for the eye, with the labels drawn in) and NAME.labels.npz (masks and path lengths).
+    With --json and a list of cameras, the line "cancel" on stdin, or its end, stops it.
     """
     import diffrender as dr
     from diffrender.io.images import LABELS_SUFFIX, WRITERS
+    from diffrender.io.whole import together
     from diffrender.physics.attenuation import linear_map
     from diffrender.provenance import write_provenance
     from diffrender.views import PRESETS
     from diffrender.xray import scene_of
 
     console = current()
+    check_given({"CT": ct, "--labels": labels, "--names": names, "--camera": camera, "--out": out})
     if camera is not None and (preset is not None or pixel_size is not None):
         other = "--preset" if preset is not None else "--pixel-size"
         raise SettingError(
@@ -125,36 +133,46 @@ def radiograph(
         raise SettingError(f"{preset!r} is no preset; there are {', '.join(PRESETS)}.")
     shape = None if size is None else parse_size(size)
     cameras = [] if camera is None else cameras_of(camera, shape)
-    h, w = cameras[0].image_size if cameras else shape or (SIZE, SIZE)
-    count = max(1, len(cameras))
+    h, w = shape or (SIZE, SIZE)
+    sizes = [view.image_size for view in cameras] or [(h, w)]
+    count = len(sizes)
     default = "radiograph" if anonymous else f"{stem_of(ct)}-{'radiograph' if cameras else preset}"
     target = target_of(out, default, "radiograph", tuple(WRITERS), count)
     inputs = [path for path in (ct, labels, names, camera) if path is not None]
-    check_overwrites(
-        [target.file(ending, n) for n in range(count) for ending in ("", CAMERA, PREVIEW, LABELS_SUFFIX)], inputs
-    )
-    check_writable(target.folder, count * h * w * BYTES_A_PIXEL)
+    outputs = [target.file(ending, n) for n in range(count) for ending in ("", CAMERA, PREVIEW, LABELS_SUFFIX)]
+    check_outputs([*outputs, target.provenance], inputs)
+    check_writable(target.folder, sum(height * width for height, width in sizes) * BYTES_A_PIXEL)
 
-    console.progress(Progress(0, count + 1), f"Reading {ct}")
-    volume = dr.read_volume(ct, labels=labels, names=names, series=series)
-    cameras = cameras or [dr.preset(preset, volume, image_size=(h, w), pixel_size=pixel_size)]
-    scene = scene_of(volume, settings)
-    files, shown = [], []
-    for n, view in enumerate(cameras):
-        console.progress(Progress(n + 1, count + 1), "Casting rays")
-        picture = dr.radiograph(scene, view)
-        files += write_all(picture, target, n, anonymous)
-        shown.append(summary_of(picture, target.file(n=n), threshold))
-    console.progress(Progress(count + 1, count + 1), "Casting rays")
-    made = {
-        **asdict(settings),
-        "preset": None if camera else preset,
-        "series": series,
-        "anonymous": anonymous,
-        "cameras": cameras,
-    }
-    output = target.folder if target.whole_folder else target.file()
-    files.append(write_provenance(output, console.command, made, [path for path in inputs if Path(path).exists()]))
+    # One picture is over before one could stop it; a list of them listens.
+    with console.listening() if count > 1 else nullcontext(), together():
+        console.progress(Progress(0, count + 1), f"Reading {ct}")
+        volume = dr.read_volume(ct, labels=labels, names=names, series=series)
+        for size_ in sizes:
+            check_memory_for(size_, len(volume.label_ids), settings.masks)
+        cameras = cameras or [dr.preset(preset, volume, image_size=(h, w), pixel_size=pixel_size)]
+        scene = scene_of(volume, settings)
+        files, shown = [], []
+        for n, view in enumerate(cameras):
+            console.progress(Progress(n + 1, count + 1), "Casting rays")
+            picture = dr.radiograph(scene, view)
+            if is_empty(picture):
+                notify(
+                    f"{target.file(n=n)} is an empty picture: no ray meets anything denser than air. Check that the "
+                    "camera looks at the patient, and, with `diffrender info`, that the values of the CT are HU."
+                )
+            files += write_all(picture, target, n, anonymous)
+            shown.append(summary_of(picture, target.file(n=n), threshold))
+        console.progress(Progress(count + 1, count + 1), "Casting rays")
+        made = {
+            **asdict(settings),
+            "preset": None if camera else preset,
+            "series": series,
+            "anonymous": anonymous,
+            "cameras": cameras,
+        }
+        output = target.folder if target.whole_folder else target.file()
+        hashed = [path for path in inputs if os.path.exists(os.path.expanduser(path))]  # a table of ours is no file
+        files.append(write_provenance(output, console.command, made, hashed))
     lines = [line for picture in shown for line in sentences(picture)]
     console.result(
         {"files": files, "pictures": shown}, "\n".join([*lines, "Written:", *(f"  {file}" for file in files)])
@@ -176,7 +194,7 @@ def cameras_of(path: str, shape: tuple[int, int] | None) -> list["Camera"]:
     """The cameras of a file, with `shape` pixels where that is given. Raises: PathError, GeometryError."""
     from diffrender.camera import read_cameras
 
-    cameras = read_cameras(path)
+    cameras = read_cameras(os.path.expanduser(path))
     if not cameras:
         raise GeometryError(f"{path} holds an empty list, no camera. Give one camera or more.")
     return cameras if shape is None else [camera.resized(shape) for camera in cameras]
@@ -188,21 +206,36 @@ def stem_of(ct: str) -> str:
     return name[: len(name) - len(suffix_of(name, READABLE))] or name
 
 
+def check_memory_for(size: tuple[int, int], labels: int, masks: str) -> None:
+    """Refuse a picture that memory cannot hold with all its labels. Raises: MemoryNeedError."""
+    from diffrender.io.files import available_memory
+
+    (h, w), free = size, available_memory()
+    need = h * w * (PIXEL_NEED + labels * LABEL_NEED[masks])
+    if need > free:
+        raise MemoryNeedError(
+            f"A picture of {h} x {w} pixels with {labels} labels takes {size_of(need)} of memory, and {size_of(free)} "
+            "are free. Nothing was cast. Take a smaller --size or fewer labels, or close other programs."
+        )
+
+
+def is_empty(radiograph: "Radiograph") -> bool:
+    """Whether no ray met anything but air."""
+    pixels = radiograph.pixels
+    p = pixels if radiograph.kind == "log-attenuation" else 1 - pixels  # of small p
+    return p.amax().item() < NOTHING
+
+
 def write_all(radiograph: "Radiograph", target: Target, n: int, anonymous: bool) -> list[Path]:
     """The n-th picture and what lies beside it: all of it, or nothing. Raises: OutputError."""
     from diffrender.io.images import write_radiograph
-    from diffrender.io.whole import write_whole
+    from diffrender.io.whole import together, write_whole
 
-    files: list[Path] = []
-    try:
-        files += write_radiograph(radiograph, target.file(n=n), anonymous=anonymous)
+    with together():
+        files = write_radiograph(radiograph, target.file(n=n), anonymous=anonymous)
         camera = dumps(radiograph.camera.to_dict(), indent=2) + "\n"
         files.append(write_whole(target.file(CAMERA, n), camera))
         files.append(_write_preview(radiograph, target.file(PREVIEW, n)))
-    except BaseException:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise
     return files
 
 

@@ -1,8 +1,12 @@
 """`diffrender radiograph` with real files: what it writes, what it says, what it refuses."""
 
+import hashlib
 import json
+import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -107,7 +111,7 @@ def test_a_list_of_cameras_gives_a_folder_of_numbered_pictures(typed, patient):
     volume = dr.read_volume(patient.ct)
     cameras = [dr.c_arm(volume, primary, image_size=(20, 30), pixel_size=16.0) for primary in (0, 35, -80)]
     Path("c.json").write_text(json.dumps([camera.to_dict() for camera in cameras]), encoding="utf-8")
-    ended = typed("radiograph", patient.ct, "--camera", "c.json", "-o", "views", "--backend", "torch", "--json")
+    ended = typed("radiograph", patient.ct, "--camera", "c.json", "-o", "views", "--backend", "torch")
     assert ended.code == 0
     pictures = [np.asarray(Image.open(f"views/{n:04d}.png")) for n in range(3)]
     assert all(picture.shape == (20, 30) for picture in pictures)
@@ -184,6 +188,13 @@ REFUSED = {
     "ending": (["CT", "-o", "a.jpg"], r"a\.jpg has no ending that can be written; give one of \.png"),
     "no name": (["CT", "-o", ".png"], "ending without a name"),
     "file for a folder": (["CT", "-o", "file/a.png"], "file cannot be written to: file is a file, no folder"),
+    "empty CT": ([""], "CT is an empty text, no path"),
+    "empty labels": (["CT", "--labels", ""], "--labels is an empty text"),
+    "empty camera": (["CT", "--camera", ""], "--camera is an empty text"),
+    "empty out": (["CT", "-o", " "], "--out is an empty text"),
+    "long name": (["CT", "-o", f"{'x' * 245}.png"], r"xxx.* is a name too long for this disk"),
+    "long folder": (["CT", "-o", f"{'x' * 256}/"], r"xxx.* is a name too long for this disk"),
+    "memory": (["CT", "--labels", "LABELS", "--size", "16384"], "16384 x 16384 pixels with 2 labels takes .* GiB are"),
     "over its input": (["CT", "-o", "CT"], "would be written over"),
     "option": (["CT", "--labls", "x"], "No such option: --labls.*Type `diffrender radiograph --help`"),
     "no CT": ([], "Missing argument 'CT'"),
@@ -192,7 +203,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_refused_with_one_text_and_nothing_written(typed, patient, case):
+def test_bad_input_is_refused_with_one_text_and_nothing_written(typed, patient, case, monkeypatch):
     camera = dr.c_arm([0, 0, 0], image_size=(20, 30)).to_dict()
     # x leans 11 degrees towards z and keeps its length: shear without scale.
     sheared = [[0.98 * row[0] + 0.199 * row[2], *row[1:]] for row in camera["world_from_camera"]]
@@ -204,6 +215,7 @@ def test_bad_input_is_refused_with_one_text_and_nothing_written(typed, patient, 
         Path(name).write_text(json.dumps(data), encoding="utf-8")
     Path("file").write_text("x", encoding="utf-8")
     before, bytes_before = sorted(Path().rglob("*")), patient.ct.read_bytes()
+    monkeypatch.setattr("diffrender.io.files.available_memory", lambda: 8e9)
     words, message = REFUSED[case]
     words = [{"CT": patient.ct, "LABELS": patient.labels}.get(word, word) for word in words]
     ended = typed("radiograph", *words)
@@ -238,17 +250,159 @@ def test_a_full_disk_is_told_before_the_ct_is_read(typed, patient, monkeypatch):
     monkeypatch.setattr("diffrender.commands.target.shutil.disk_usage", lambda _: usage(10**9, 10**9, 4096))
     ended = typed("radiograph", patient.ct)
     assert ended.code == 2
-    assert "0.0 MiB free, and this takes up to 4.0 MiB" in ended.err
+    assert f"{Path.cwd()} lies on a disk with 4.0 KiB free, and this takes up to 4.0 MiB." in ended.err
     assert "Reading" not in ended.err
 
 
-def test_what_fails_while_writing_leaves_nothing_and_ends_with_1(typed, patient):
-    """A folder stands where the last of the files should go: those written before it go away again."""
+def test_a_folder_where_one_of_the_files_should_go_is_told_before_the_ct_is_read(typed, patient):
     Path("a.preview.png").mkdir()
     ended = typed("radiograph", patient.ct, "-o", "a.png", *PLAIN)
     assert ended.code == 2
-    assert "a.preview.png could not be written" in ended.err
+    assert "a.preview.png could not be written: a folder of that name is already there" in ended.err
+    assert "Reading" not in ended.err
     assert [file.name for file in Path().iterdir()] == ["a.preview.png"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of so many KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(folder)]
+        if sys.platform == "win32" or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no small disk to fill: mounting one needs root")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_files_of_an_earlier_run_as_they_were(typed, patient, small_disk, monkeypatch):
+    """The picture fits, what comes after it does not: the check before the work is passed over to get there."""
+    disk = small_disk(64)
+    monkeypatch.setattr("diffrender.commands.radiograph.BYTES_A_PIXEL", 0)
+    assert typed("radiograph", patient.ct, "-o", disk / "x.png", "--backend", "torch", "--size", 12).code == 0
+    before = {file.name: file.read_bytes() for file in disk.iterdir()}
+    ended = typed("radiograph", patient.ct, "-o", disk / "x.png", *PLAIN, "--kind", "intensity", "--size", 120)
+    assert ended.code == 2
+    assert "could not be written: the disk is full" in ended.err
+    assert {file.name: file.read_bytes() for file in disk.iterdir()} == before
+
+
+def cameras_file(patient, count: int, **more) -> None:
+    volume = dr.read_volume(patient.ct)
+    angles = [dr.c_arm(volume, 3 * n, image_size=(40, 60), pixel_size=8.0, **more) for n in range(count)]
+    Path("c.json").write_text(json.dumps([camera.to_dict() for camera in angles]), encoding="utf-8")
+
+
+def test_several_cameras_on_a_full_disk_leave_neither_files_nor_folder(typed, patient, small_disk, monkeypatch):
+    disk = small_disk(96)
+    monkeypatch.setattr("diffrender.commands.radiograph.BYTES_A_PIXEL", 0)
+    cameras_file(patient, 12)
+    ended = typed("radiograph", patient.ct, "--camera", "c.json", "-o", disk / "new" / "views", "--backend", "torch")
+    assert ended.code == 2
+    assert "the disk is full" in ended.err
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["cancel\n", ""], ids=["cancel", "the end of stdin"])
+def test_a_list_of_cameras_is_stopped_through_stdin_and_leaves_nothing(started, patient, tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    cameras_file(patient, 400)
+    words = ("--camera", "c.json", "--size", "300", "-o", "views", "--backend", "torch", "--json")
+    process = started("radiograph", patient.ct, *words, stdin=subprocess.PIPE)
+    first = next(line for line in map(json.loads, process.stdout) if line["type"] == "progress" and line["done"] > 1)
+    process.stdin.write(how)
+    process.stdin.flush()
+    if not how:
+        process.stdin.close()
+    lines = [json.loads(line) for line in process.stdout]
+    assert process.wait(60) == 130
+    assert (lines[-1]["type"], lines[-1]["kind"]) == ("error", "Stopped")
+    assert max(line.get("done", 0) for line in [first, *lines]) < 300  # soon, not at the end
+    assert not Path("views").exists()
+
+
+def test_what_is_read_is_never_written_over(typed, patient, tmp_path, monkeypatch):
+    """One of a folder's files, the voxels that a header names, a file behind a link or behind `~`."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    ids = SimpleITK.ReadImage(str(patient.labels))
+    SimpleITK.WriteImage(ids == 7, str(folder / "bone.nii.gz"))
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(patient.ct)), "split.mhd")  # and split.raw
+    Path("split.raw").rename("split.tif")
+    Path("split.mhd").write_text(Path("split.mhd").read_text().replace("split.raw", "split.tif"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copy(patient.ct, tmp_path / "home.nii.gz")
+    for words, message in (
+        ([patient.ct, "--labels", folder, "-o", folder / "bone.nii.gz"], "bone.nii.gz belongs to .*masks, which is re"),
+        (["split.mhd", "-o", "split.tif"], r"split\.tif belongs to split\.mhd, which is read"),
+        (["~/home.nii.gz", "-o", tmp_path / "home.nii.gz"], r"~/home\.nii\.gz is read by this command"),
+        ([tmp_path / "home.nii.gz", "-o", "~/home.nii.gz"], r"home\.nii\.gz is read by this command"),
+    ):
+        before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+        ended = typed("radiograph", *words, *PLAIN)
+        assert ended.code == 2, ended
+        assert re.search(message, ended.err), ended.err
+        assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    beside = typed("radiograph", patient.ct, "--labels", folder, "-o", folder / "new.png", *PLAIN)
+    assert beside.code == 0
+
+
+def test_a_camera_that_lies_where_the_new_camera_would_go_is_kept(typed, patient):
+    """All files that will be written are looked at, not the picture alone."""
+    Path("a.camera.json").write_text(json.dumps(dr.c_arm([0, 0, 0], image_size=(20, 30)).to_dict()), encoding="utf-8")
+    before = Path("a.camera.json").read_bytes()
+    ended = typed("radiograph", patient.ct, "--camera", "a.camera.json", "-o", "a.png", "--backend", "torch")
+    assert ended.code == 2
+    assert "a.camera.json is read by this command" in ended.err
+    assert Path("a.camera.json").read_bytes() == before
+
+
+def test_a_home_folder_in_quotes_is_known_everywhere(typed, patient, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    shutil.copy(patient.ct, home / "ct.nii.gz")
+    camera = dr.c_arm(dr.read_volume(patient.ct), image_size=(20, 30), pixel_size=16.0)
+    (home / "c.json").write_text(json.dumps(camera.to_dict()), encoding="utf-8")
+    ended = typed("radiograph", "~/ct.nii.gz", "--camera", "~/c.json", "-o", "~/new/y.png", "--backend", "torch")
+    assert ended.code == 0
+    assert (home / "new" / "y.png").is_file()
+    assert list(Path().iterdir()) == []
+    record = json.loads((home / "new" / "y.provenance.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256(patient.ct.read_bytes()).hexdigest()
+    assert record["inputs"][0] == {"path": "~/ct.nii.gz", "sha256": digest}
+    assert record["inputs"][1]["path"] == "~/c.json"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are bytes on Linux alone")
+@pytest.mark.parametrize("name", [b"K\xf6rper.nii.gz", "Körper.nii.gz".encode()], ids=["latin-1", "utf-8"])
+def test_a_name_that_the_locale_does_not_know(started, ended, patient, tmp_path, name):
+    shutil.copy(patient.ct, os.path.join(os.fsencode(tmp_path), name))
+    words = ("--backend", "torch", "--size", "20", "-o", "x.dcm")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    end = ended(started("radiograph", os.fsdecode(name), *words, env=ascii_only))
+    assert (end.code, "Traceback" in end.err) == (0, False), end
+    record = json.loads((tmp_path / "x.provenance.json").read_text(encoding="utf-8"))
+    assert os.fsencode(record["inputs"][0]["path"]) == name
+    assert record["inputs"][0]["sha256"] == hashlib.sha256(patient.ct.read_bytes()).hexdigest()
+
+
+def test_an_empty_picture_is_said_to_be_one(typed, patient):
+    camera = dr.c_arm([0.0, 5000.0, 0.0], image_size=(20, 30))
+    Path("c.json").write_text(json.dumps(camera.to_dict()), encoding="utf-8")
+    for kind in ("log-attenuation", "intensity"):
+        words = ("--camera", "c.json", "-o", "a.png", "--kind", kind, "--backend", "torch")
+        ended = typed("radiograph", patient.ct, *words)
+        assert ended.code == 0
+        assert "Note: a.png is an empty picture: no ray meets anything denser than air" in ended.err
+    assert "empty" not in typed("radiograph", patient.ct, *PLAIN).err
 
 
 def test_debug_shows_the_traceback_and_only_debug(typed):
