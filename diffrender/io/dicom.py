@@ -11,7 +11,17 @@ import torch
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    HTJ2K,
+    UID,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
 from diffrender.errors import DicomError, notify
 from diffrender.io.dicom_frames import AIR, Frame, padding_of, upright
@@ -79,10 +89,11 @@ def _unit(path: str | Path, series: Series, frames: Sequence[Frame]) -> str:
         return "arbitrary"
     lacking = next((frame for frame in frames if frame.slope is None or frame.intercept is None), None)
     if lacking is not None:
+        tags = ("RescaleSlope (0028,1053)", lacking.slope), ("RescaleIntercept (0028,1052)", lacking.intercept)
         notify(
-            f"{lacking.name} has no RescaleSlope and RescaleIntercept (0028,1053 and 1052), so its numbers are not "
-            'Hounsfield units: the volume is read with unit "arbitrary", good for pictures, not for attenuation. If '
-            'they are HU all the same, set its unit to "HU".'
+            f"{lacking.name} has no {' and no '.join(tag for tag, number in tags if number is None)}, so its numbers "
+            'are not Hounsfield units: the volume is read with unit "arbitrary", good for pictures, not for '
+            'attenuation. If they are HU all the same, set its unit to "HU".'
         )
         return "arbitrary"
     # "US" is "unspecified": GDCM and ITK write it into every file that they convert, CT included.
@@ -94,6 +105,12 @@ def _unit(path: str | Path, series: Series, frames: Sequence[Frame]) -> str:
             'its unit to "HU".'
         )
         return "arbitrary"
+    negative = next((frame for frame in frames if frame.slope is not None and frame.slope < 0), None)
+    if negative is not None:
+        notify(
+            f"{negative.name} has a negative RescaleSlope (0028,1053), {negative.slope:g}: what is dense would be dark "
+            "in a CT. The numbers are rescaled as it says; check that air comes out near -1000 HU."
+        )
     return "HU"
 
 
@@ -172,10 +189,19 @@ def _undecoded(part: Part, header: Dataset, index: int, problem: BaseException) 
     words = " ".join(str(problem).split())[:200]
     if "missing dependencies" in words or isinstance(problem, NotImplementedError):
         return DicomError(
-            f"{part.name} is stored as {kind}, and no decoder for that is installed here. Install pylibjpeg with its "
-            "plugins, or python-gdcm; or export the series uncompressed."
+            f"{part.name} is stored as {kind}, and no decoder for that is installed here. {_remedy(syntax)}or export "
+            "the series uncompressed."
         )
     return DicomError(
         f"{part.name} is truncated or damaged: frame {index + 1} of its pixels ({kind}) cannot be decoded ({words}). A "
         "slice of the volume would be missing; export or copy the series again."
     )
+
+
+def _remedy(syntax: UID | None) -> str:
+    """Which package decodes what is stored so."""
+    if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes):
+        return "python-gdcm decodes it: `pip install python-gdcm`, "
+    if syntax in (HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K):
+        return "pylibjpeg-openjpeg decodes it: `pip install pylibjpeg pylibjpeg-openjpeg`, "
+    return "No package that is known here decodes it: have its sender export it otherwise, "

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from diffrender.errors import DicomError, ImageError, LabelError, SettingError
+from diffrender.errors import DicomError, ImageError, LabelError, SettingError, notify
 from diffrender.io.files import kind_of, parts_of
 from diffrender.volume import Volume
 
 if TYPE_CHECKING:
     from diffrender.io.dicom_series import Series
+
+# A CT holds air (-1000), or at least lung or fat; metal is cut off at 3071, or at 30000 on an extended scale.
+PLAUSIBLE = (-200, 32000)  # [HU] the lowest value at most the first, the highest at most the second
+POSSIBLE = 1e6  # [HU] some hundred times metal: beyond it numbers are no measurement, and one such voxel hides the rest
 
 
 def read_volume(
@@ -32,7 +36,8 @@ def read_volume(
         series: of DICOM with several series: the number, the UID, or the UID's last digits.
     Returns: int16 where the file holds whole numbers that fit, float32 otherwise. `unit` is "HU" for a DICOM CT with a
         rescale to HU and for every format that cannot say what it holds (NIfTI, NRRD, MetaImage); of these give only CT
-        where attenuation is meant, or set `unit` yourself. Other DICOM (MR, PET) is "arbitrary".
+        where attenuation is meant, or set `unit` yourself. Other DICOM (MR, PET) is "arbitrary". Values counted as HU
+        that look like none are said, and those beyond a million refused.
     Raises: PathError, ImageError, GeometryError, DicomError, LabelError, SettingError, MemoryNeedError. What is put
         right instead (a localizer left out, an inverted image, padding) is said as a Notice.
     """
@@ -99,4 +104,20 @@ def _check_values(path: str | Path, volume: Volume) -> None:
         raise ImageError(
             f"{path} is constant: every voxel is {low:g}. There is nothing in it to see; the export probably failed, "
             "or it is an empty mask."
+        )
+    if volume.unit == "HU":
+        _check_hounsfield(path, low, high)
+
+
+def _check_hounsfield(path: str | Path, low: float, high: float) -> None:
+    span = f"{path} counts as HU and holds values from {low:g} to {high:g}"
+    if max(-low, high) > POSSIBLE:
+        raise ImageError(
+            f"{span}: beyond a million no number is a Hounsfield unit, and a ray through one would hide all others. "
+            "Correct these voxels (fill them with air, -1000), or save the volume again with its rescale."
+        )
+    if low > PLAUSIBLE[0] or high > PLAUSIBLE[1]:
+        notify(
+            f"{span}; these do not look like Hounsfield units (air is -1000, bone up to about 2000), and attenuation "
+            "will be wrong. If this is a CT, export it with its rescale to HU; otherwise use it for pictures alone."
         )

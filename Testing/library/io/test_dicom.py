@@ -10,7 +10,10 @@ import pytest
 import torch
 from dicom_files import PATIENT, PATIENT_ID, lattice, save, write_enhanced, write_series
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -104,6 +107,68 @@ def test_transfer_syntaxes(tmp_path, values, syntax, signed):
     volume = read_volume(tmp_path / "ct")
     np.testing.assert_array_equal(volume.values.numpy(), values)
     assert dcmread(next((tmp_path / "ct").iterdir())).file_meta.TransferSyntaxUID == syntax
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1], ids=lambda syntax: syntax.name)
+def test_gdcm_alone_decodes_jpeg(tmp_path, values, syntax, monkeypatch):
+    # pylibjpeg-libjpeg, whose licence is the GPL, is none of our dependencies, though it may be installed.
+    decoder = get_decoder(syntax)
+    write_series(tmp_path / "ct", values, OBLIQUE, syntax=syntax)
+    monkeypatch.setattr(decoder, "_available", {"gdcm": decoder._available["gdcm"]})
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct").values.numpy(), values)
+    monkeypatch.setattr(decoder, "_available", {})
+    monkeypatch.setattr(decoder, "_unavailable", {"gdcm": ("gdcm>=3.0.10",)})
+    words = refused(tmp_path / "ct")
+    assert (
+        "no decoder for that is installed here. python-gdcm decodes it: `pip install python-gdcm`, or export" in words
+    )
+
+
+def test_an_undecodable_syntax_names_what_would_help(folder):
+    for file in folder.iterdir():
+        dataset = dcmread(file)
+        dataset.PixelData = encapsulate([dataset.PixelData])
+        dataset["PixelData"].VR = "OB"
+        dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+        dataset.save_as(file)
+    assert "MPEG2" in refused(folder)
+    assert "No package that is known here decodes it" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1]
+)
+@pytest.mark.parametrize("kept", [0.7, 0.97])
+def test_truncated_multi_frame(tmp_path, values, syntax, kept):
+    path = write_enhanced(tmp_path / "e.dcm", values, OBLIQUE, syntax=syntax)
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(kept * len(raw))])
+    assert "is truncated or damaged" in refused(path)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless], ids=lambda syntax: syntax.name)
+@pytest.mark.parametrize("kept", [0.7, 0.99])
+def test_truncated_compressed_slice(tmp_path, values, syntax, kept):
+    file = write_series(tmp_path / "ct", values, OBLIQUE, syntax=syntax)[2]
+    raw = file.read_bytes()
+    file.write_bytes(raw[: int(kept * len(raw))])
+    assert f"{file} is truncated or damaged" in refused(tmp_path / "ct")
+
+
+def test_a_negative_slope_is_said(tmp_path, values):
+    write_series(tmp_path / "ct", values, OBLIQUE, slope=-1, intercept=3000)
+    with pytest.warns(Notice, match=r"negative RescaleSlope \(0028,1053\), -1: .*check that air"):
+        volume = read_volume(tmp_path / "ct")
+    np.testing.assert_array_equal(volume.values.numpy(), values)
+
+
+def test_values_that_are_no_hounsfield_units_are_said(tmp_path, values):
+    def inverted(dataset, k):  # 12 bits said to be 16, as mirrored numbers then are far above all HU
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+
+    write_series(tmp_path / "ct", values, OBLIQUE, edit=inverted)
+    with pytest.warns(Notice, match=r"holds values from 6\d{4} to 6\d{4}; these do not look like Hounsfield units"):
+        read_volume(tmp_path / "ct")
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGLosslessSV1])
@@ -394,7 +459,7 @@ def test_mr_is_read_and_is_no_hu(tmp_path, values):
 
 def test_ct_without_rescale_or_of_another_unit_is_no_hu(tmp_path, values):
     write_series(tmp_path / "raw", values + 1024, OBLIQUE, slope=None)
-    with pytest.warns(Notice, match=r'has no RescaleSlope and RescaleIntercept.*unit "arbitrary"'):
+    with pytest.warns(Notice, match=r'has no RescaleSlope .* and no RescaleIntercept .*unit "arbitrary"'):
         volume = read_volume(tmp_path / "raw")
     assert volume.unit == "arbitrary"
     np.testing.assert_array_equal(volume.values.numpy(), values + 1024)

@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from diffrender.io import list_series, read_volume
 from diffrender.io.files import available_memory, check_memory
 from diffrender.io.filling import most_bytes
 
+# The formula shows where a voxel lies, and most of these small lattices hold no air.
+pytestmark = pytest.mark.filterwarnings("ignore:.*do not look like Hounsfield units")
 SHAPE = (7, 9, 11)  # (k, j, i)
 OBLIQUE = lattice((-31.5, 12.25, -87.0), (0.9, 0.3, -0.15), (-0.2, 0.8, 0.4), (0.9, 0.7, 2.5))
 LEFT_HANDED = OBLIQUE @ np.diag([1.0, 1, -1, 1])
@@ -329,7 +332,7 @@ def test_the_spaces_of_nrrd(tmp_path, space, letters, recwarn):
     path = tmp_path / "a.nrrd"
     path.write_bytes(_plain_nrrd(f"space: {space}\nspace directions: (9,0,0) (0,10,0) (0,0,12)\n"))
     assert read_volume(path).orientation == letters
-    assert not recwarn
+    assert "how the patient lies" not in " ".join(str(notice.message) for notice in recwarn)
 
 
 @pytest.mark.parametrize("line", ["space: scanner-xyz", "space dimension: 3"])
@@ -369,6 +372,30 @@ def test_nan_and_inf(tmp_path, ending, bad):
     words = refused(tmp_path / f"ct.{ending}", ImageError)
     assert "holds NaN or Inf in 2 of 693 voxels" in words
     assert "fill them with air" in words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0, 250, True), (-150, 900, True), (-1000, 62378, True), (-250, 900, False), (-1024, 31000, False)],
+)
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_what_does_not_look_like_hounsfield_units_is_said(tmp_path, ending, low, high, said, recwarn):
+    image = itk_image(OBLIQUE)
+    values = np.linspace(low, high, np.prod(SHAPE)).reshape(SHAPE).astype(np.int32)
+    other = sitk.GetImageFromArray(values)
+    other.CopyInformation(image)
+    sitk.WriteImage(other, str(tmp_path / f"ct.{ending}"))
+    read_volume(tmp_path / f"ct.{ending}")
+    words = " ".join(str(notice.message) for notice in recwarn)
+    assert (f"holds values from {low} to {high}; these do not look like Hounsfield units" in words) == said
+
+
+@pytest.mark.parametrize("value", [1e30, -2e6])
+def test_values_beyond_a_million_are_refused(tmp_path, value):
+    values = sampled(FLIPPED, SHAPE).astype(np.float32)
+    values[2, 3, 4] = value
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "ct.nii"))
+    assert "beyond a million no number is a Hounsfield unit" in refused(tmp_path / "ct.nii", ImageError)
 
 
 @pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
@@ -660,7 +687,9 @@ def test_peak_memory(tmp_path, kind, most):
 def test_real_volumes_against_itk(real_data):
     for folder, name in (("ct-abdomenpelvis-totalseg", "ct.nii.gz"), ("ct-chest-cmbcrc", "ct_256.nii.gz")):
         path = real_data(folder, name)
-        volume, image = read_volume(path), sitk.ReadImage(str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            volume, image = read_volume(path), sitk.ReadImage(str(path))
         np.testing.assert_array_equal(volume.values.numpy(), sitk.GetArrayFromImage(image))
         for index in ((0, 0, 0), (90, 5, 70)):
             x, y, z = image.TransformIndexToPhysicalPoint(index)
