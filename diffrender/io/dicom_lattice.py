@@ -16,7 +16,16 @@ SQUARE_TOLERANCE = 1e-3  # cosine between rows and columns
 
 
 def check_alike(path: str | Path, frames: Sequence[Frame]) -> None:
-    """Refuse slices without a place, and slices that differ in size, spacing or orientation. Raises: DicomError."""
+    """Refuse slices without a place, and slices of another patient, frame of reference, size, spacing or orientation.
+
+    Raises: DicomError.
+    """
+    _check_one(path, frames, "PatientID", "PatientID, 0010,0020", "They are not of one patient")
+    _check_one(path, frames, "FrameOfReferenceUID", "FrameOfReferenceUID, 0020,0052", "Their positions do not compare")
+    if not any(frame.header.get("SeriesInstanceUID") for frame in frames):
+        meaning = "They have no SeriesInstanceUID (0020,000E) that would tell series apart"
+        _check_one(path, frames, "StudyInstanceUID", "StudyInstanceUID, 0020,000D", meaning)
+        _check_one(path, frames, "SeriesNumber", "SeriesNumber, 0020,0011", meaning)
     for frame in frames:
         _check_placed(frame)
     _check_same(path, frames, "size", [frame.size for frame in frames], "{0[1]} x {0[0]} pixels")
@@ -65,13 +74,24 @@ def _check_placed(frame: Frame) -> None:
         )
     if frame.pixel_spacing is None:
         raise DicomError(
-            f"{frame.name} has no PixelSpacing (0028,0030), so the size of its pixels is not known and every length "
-            "would be a guess. Export the series again, from its source."
+            f"{frame.name} has no PixelSpacing (0028,0030) of two numbers, so the size of its pixels is not known and "
+            "every length would be a guess. Export the series again, from its source."
         )
     if min(frame.pixel_spacing) <= 0:
         raise DicomError(
             f"{frame.name} has a zero or negative spacing, {frame.pixel_spacing[0]:.4g} x {frame.pixel_spacing[1]:.4g} "
             "mm (PixelSpacing, 0028,0030): its header is damaged. Export the series again."
+        )
+
+
+def _check_one(path: str | Path, frames: Sequence[Frame], keyword: str, tag: str, meaning: str) -> None:
+    """What it is does not matter, and may be a patient's: slices that do not say are taken for the others' own."""
+    values = {str(frame.header.get(keyword)): frame for frame in reversed(frames) if frame.header.get(keyword)}
+    if len(values) > 1:
+        one, other, *_ = sorted(frame.name for frame in values.values())
+        raise DicomError(
+            f"{path} holds mixed slices in one series: {one} and {other} differ in what they belong to ({tag}). "
+            f"{meaning}, and stacked they would be no scan. Keep the slices of one scan in the folder."
         )
 
 

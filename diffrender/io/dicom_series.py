@@ -20,7 +20,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from diffrender.errors import DicomError, PathError, SettingError, notify
 from diffrender.io.dicom_frames import Frame, frames_of
-from diffrender.io.files import KNOWN, Part, is_dicom
+from diffrender.io.files import KNOWN, Part, found, is_dicom
 
 # Read of every file while it is looked for; everything else of a series is read from one of its files.
 _TAGS = """
@@ -28,7 +28,7 @@ _TAGS = """
     ImagePositionPatient ImageOrientationPatient PixelSpacing GantryDetectorTilt NumberOfFrames Rows Columns
     SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored PixelRepresentation PixelPaddingValue
     PixelPaddingRangeLimit RescaleSlope RescaleIntercept RescaleType AcquisitionNumber InstanceNumber
-    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence FrameOfReferenceUID StudyInstanceUID
 """.split()  # noqa: SIM905
 # What a derived image carries on: of the patient, the study, the frame of reference, the series, the machine.
 _CARRIED = """
@@ -181,7 +181,7 @@ def _header(part: Part, alone: bool) -> Dataset | None:
     if storage == MediaStorageDirectoryStorage:
         return None
     if "Rows" not in dataset and ("Image Storage" in UID(storage).name or not storage):
-        raise _damaged(part, None)
+        raise _without_size(part) if "BitsAllocated" in dataset else _damaged(part, None)
     return dataset
 
 
@@ -193,6 +193,13 @@ def _damaged(part: Part, problem: BaseException | None) -> DicomError | PathErro
     return DicomError(
         f"{part.name} is truncated or damaged: its DICOM header breaks off before the image begins. A slice of the "
         "series would be missing; export or copy the series again."
+    )
+
+
+def _without_size(part: Part) -> DicomError:
+    return DicomError(
+        f"{part.name} has no Rows (0028,0010), so the size of its image is not known: its header is damaged. A slice "
+        "of the series would be missing; export or copy the series again."
     )
 
 
@@ -211,7 +218,8 @@ def _check_stranger(part: Part, head: bytes, alone: bool) -> None:
 
 def _no_image(path: str | Path, parts: Sequence[Part], skipped: Iterable[Dataset]) -> PathError | DicomError:
     if not parts:
-        return PathError(f"{path} is an empty folder. Give the one that holds the images.")
+        what = "folder" if found(path).is_dir() else "zip"
+        return PathError(f"{path} is an empty {what}. Give the one that holds the images.")
     kinds = sorted({str(header.get("Modality") or "unknown") for header in skipped})
     if kinds:
         return DicomError(
@@ -238,10 +246,15 @@ def _series(uid: str, images: Sequence[tuple[Part, Dataset]]) -> Series:
         except DAMAGE:
             number = None
         series = Series(uid, number, str(header.get("Modality") or ""), _harmless(header), images)
+    patients: dict[str, str] = {}
     for _, header in images:  # so that no traceback that shows its variables shows them
+        # A number in place of the patient's still tells two of them apart: see `check_alike`.
+        patient = str(header.get("PatientID") or "").strip()
         for keyword in ("PatientName", "PatientID", "SeriesDescription"):
             if keyword in header:
                 del header[keyword]
+        if patient:
+            header.PatientID = patients.setdefault(patient, str(len(patients) + 1))
     return series
 
 

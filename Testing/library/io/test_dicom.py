@@ -364,6 +364,54 @@ def test_mixed_sizes_and_spacings(folder, tmp_path, values):
     assert "mixes slices of different PixelSpacing" in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "words"),
+    [("PatientID", "They are not of one patient"), ("FrameOfReferenceUID", "Their positions do not compare")],
+)
+def test_two_patients_or_frames_of_reference_in_one_series(folder, keyword, words):
+    odd = changed(folder, 4, **{keyword: "1.2.826.0.1.4712"})
+    said = refused(folder)
+    assert "holds mixed slices in one series" in said
+    assert str(odd) in said
+    assert said.count(".dcm") == 2
+    assert words in said
+    assert "4712" not in said
+    changed(folder, 4, **{keyword: None})  # one that does not say is no other one
+    assert read_volume(folder).shape == SHAPE
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesNumber"])
+def test_series_without_a_uid_are_not_taken_for_one(folder, values, keyword):
+    for k in range(len(values)):
+        changed(folder, k, SeriesInstanceUID=None)
+    np.testing.assert_array_equal(read_volume(folder).values.numpy(), values)
+    odd = changed(folder, 2, **{keyword: "77"})
+    said = refused(folder)
+    assert "holds mixed slices" in said
+    assert "no SeriesInstanceUID" in said
+    assert str(odd) in said
+
+
+@pytest.mark.parametrize("spacing", [[0.7], [0.7, 0.9, 1.1]])
+def test_pixel_spacing_of_one_or_three_numbers(folder, spacing):
+    victim = changed(folder, 2, PixelSpacing=spacing)
+    assert f"{victim} has no PixelSpacing (0028,0030) of two numbers" in refused(folder)
+
+
+def test_a_header_without_rows_and_an_empty_zip(folder, tmp_path):
+    victim = changed(folder, 2, Rows=None)
+    assert f"{victim} has no Rows (0028,0010), so the size of its image is not known" in refused(folder)
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    assert "is an empty zip" in refused(tmp_path / "empty.zip", PathError)
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_the_part_of_the_rescale_that_is_missing_is_named(folder, keyword):
+    changed(folder, 2, **{keyword: None})
+    with pytest.warns(Notice, match=rf"has no {keyword} \(0028,105\d\), so its numbers"):
+        assert read_volume(folder).unit == "arbitrary"
+
+
 def test_gantry_tilt(tmp_path, values):
     upright = lattice((0, 0, 0), (1, 0, 0), (0, 1, 0), (0.9, 0.7, 2.5))
 
@@ -381,6 +429,7 @@ def test_gantry_tilt(tmp_path, values):
 def test_a_localizer_is_left_out_and_that_is_said(folder, values):
     first = dcmread(changed(folder, 0))
     first.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    first.FrameOfReferenceUID = "1.2.826.0.1.7"
     first.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
     first.SOPInstanceUID = "1.2.826.0.1.9"
     save(first, folder / "scout.dcm", ExplicitVRLittleEndian)
@@ -475,7 +524,7 @@ def test_ct_without_rescale_or_of_another_unit_is_no_hu(tmp_path, values):
 @pytest.mark.parametrize(
     ("attribute", "words"),
     [
-        ("PixelSpacing", "has no PixelSpacing (0028,0030), so the size of its pixels is not known"),
+        ("PixelSpacing", "has no PixelSpacing (0028,0030) of two numbers, so the size of its pixels is not known"),
         ("ImagePositionPatient", "does not say where in the patient it lies (ImagePositionPatient, 0020,0032"),
         ("ImageOrientationPatient", "does not say where in the patient it lies"),
     ],
