@@ -1,7 +1,6 @@
 """The command line: `diffrender ...`, `python -m diffrender ...`."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -10,7 +9,7 @@ import typer
 
 from diffrender import __version__
 from diffrender.commands import demo, doctor, info, radiograph, samples
-from diffrender.commands.console import BAD_INPUT, FAILED, Console, example, explain, start
+from diffrender.commands.console import BAD_INPUT, FAILED, Console, drop_stdout, example, explain, start
 
 # Plain help: it looks the same piped, on a narrow terminal and on a console that knows ASCII alone.
 app = typer.Typer(
@@ -46,17 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             AttributeError, ValueError
         ):  # a console that lacks a letter of a path shows \xe4 for it
             stream.reconfigure(errors="backslashreplace")
-    if words == ["--version"]:
-        print(f"diffrender {__version__}")
-        return 0
     console = start(words)
     try:
         code = _run(words, console)
-        if sys.stdout is not None:
-            sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has gone, as `head` does: nobody is left to tell
-        with contextlib.suppress(OSError, ValueError):  # what is left in the buffer goes nowhere, quietly
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # pyright: ignore[reportOptionalMemberAccess]
+        drop_stdout()
         return FAILED
     return code
 
@@ -64,8 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str], console: Console) -> int:
     command = typer.main.get_command(app)
     try:
-        with console.notices(), command.make_context("diffrender", words) as context:
-            command.invoke(context)
+        if words == ["--version"]:
+            print(f"diffrender {__version__}")
+        else:
+            with console.notices(), command.make_context("diffrender", words) as context:
+                command.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return 0
     except BrokenPipeError:
         raise
@@ -87,6 +85,10 @@ def _usage(problem: BaseException, console: Console) -> int:
     if type(problem).__name__ == "NoArgsIsHelpError" and not console.json:
         print(message)
         return BAD_INPUT
+    if message[-1:] not in ".!?":
+        message += "."
+    if message.startswith("No such option"):  # a file that is called so, perhaps
+        message += " A name that begins with - is typed as ./-name, or after -- and a space."
     return console.error(
         "UsageError", f"{message} Type `{context.command_path} --help` for what is offered.", BAD_INPUT
     )

@@ -11,6 +11,7 @@ With `--json`, stdout carries one JSON object a line and nothing else:
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from diffrender.errors import DiffRenderError, InputError, Notice, OutputError, 
 from diffrender.jobs import Job, Pace, Progress
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 PLAIN_EVERY = 5.0  # s between two lines of progress where there is no terminal
 JSON_EVERY = 0.1  # s; a panel shows no more
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch's words, which come as RuntimeError
@@ -269,6 +271,11 @@ def explain(console: Console, problem: BaseException) -> int:
     if isinstance(problem, DiffRenderError):
         theirs = isinstance(problem, InputError | OutputError)  # a full or unwritable folder is mended by the user too
         return console.error(type(problem).__name__, str(problem), BAD_INPUT if theirs else FAILED)
+    if isinstance(problem, OSError) and problem.errno in NO_ROOM:  # files of ours say so themselves, as OutputError
+        drop_stdout()
+        text = f"What this command prints cannot be written ({problem.strerror}). Make room, or print elsewhere."
+        print(f"Error: {text}", file=sys.stderr)
+        return BAD_INPUT
     if isinstance(problem, ModuleNotFoundError) and not (problem.name or "").startswith("diffrender"):
         text = f"The package {problem.name} is not installed, and it is needed. `diffrender doctor` says what to type."
         return console.error("BackendError", text, FAILED)
@@ -281,6 +288,12 @@ def explain(console: Console, problem: BaseException) -> int:
         "the same command prints with --debug added."
     )
     return console.error(type(problem).__name__, text, FAILED)
+
+
+def drop_stdout() -> None:
+    """What is left in the buffer goes nowhere, quietly: nobody can take it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _place(problem: BaseException) -> str:

@@ -9,6 +9,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import typer
 
 from diffrender import __version__
 from diffrender.commands.console import FAILED, Debug, Json, current, example
+from diffrender.errors import Notice
 
 EXAMPLE = example("diffrender doctor")
 # What the library cannot work without; the first word is the module, the second the package.
@@ -189,7 +192,9 @@ def _warp() -> Iterator[Finding]:
         return
     from diffrender.rays import warp_runtime
 
-    warp = warp_runtime.start()
+    with warnings.catch_warnings(record=True) as said:  # that its cache cannot be written belongs on the page
+        warnings.simplefilter("always", Notice)
+        warp = warp_runtime.start()
     if warp is None:
         advice = f"{slower}: {warp_runtime.why_not(torch.empty(0))} Type `pip install --force-reinstall warp-lang`."
         yield Finding("warp", f"{_version('warp-lang')}, does not load", SLOW, advice)
@@ -197,9 +202,27 @@ def _warp() -> Iterator[Finding]:
     yield Finding("warp", f"{warp.__version__}, on {', '.join(str(device) for device in warp.get_devices())}")
     place = Path(warp.config.kernel_cache_dir)
     compiled = any(place.glob("wp_diffrender_*"))
+    noted = [str(one.message) for one in said if issubclass(one.category, Notice)]
+    closed = noted[0] if noted else _not_kept(place)
+    if closed and not compiled:
+        yield Finding("kernels", f"cannot be kept: compiled anew in every run, {place}", SLOW, closed)
+        return
     yield Finding(
         "kernels", f"{'compiled' if compiled else 'not yet compiled: the first picture takes longer'}, {place}"
     )
+
+
+def _not_kept(cache: Path) -> str:
+    """Why warp cannot keep its kernels there, with what to do; "" where it can."""
+    place = next((one for one in (cache, *cache.parents) if os.path.exists(one)), cache)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return ""
+    except OSError as problem:
+        return (
+            f"Warp's cache {cache} cannot be written ({problem.strerror}). Set WARP_CACHE_PATH to a folder that can be "
+            "written; installing warp again would not help."
+        )
 
 
 def _packages() -> Iterator[Finding]:

@@ -112,7 +112,7 @@ def _masks(place: Path) -> list[str]:
 
 
 def _dicom(path: str, place: Path) -> Facts:
-    from diffrender.io import list_series
+    from diffrender.io import list_series, read_volume
     from diffrender.io.dicom_series import XRAY_MODALITIES
 
     if place.is_file() and (other := _dicom_labels(place)):
@@ -123,7 +123,7 @@ def _dicom(path: str, place: Path) -> Facts:
         return _dicom_xray(place)
     listed = [str(one) for one in series]
     if len(volumes) == 1:
-        return {**_volume(path), "series": listed}
+        return {"is": "a volume", "volume": repr(read_volume(path)), "series": listed}  # labels are a SEG in DICOM
     what = "pictures, no volume among them" if not volumes else f"{len(volumes)} volumes: take one with --series"
     return {"is": f"DICOM, {what}", "series": listed}
 

@@ -288,3 +288,28 @@ def test_on_a_terminal_there_is_a_bar_that_goes_away(started):
     assert "Learning" in text
     assert re.search(r"\d+%", text)
     assert "s left" in text
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", [["info", "CT"], ["info", "CT", "--json"], ["--help"], ["--version"], ["info", "no"]])
+def test_who_prints_to_a_full_disk_reads_one_sentence(started, ended, patient, words):
+    with open("/dev/full", "w") as full:
+        end = ended(started(*(patient.ct if word == "CT" else word for word in words), stdout=full))
+    assert end.code == 2
+    if words == ["info", "no"]:  # said on stderr, where there is room
+        assert "no does not exist" in end.err
+        return
+    assert "Traceback" not in end.err
+    assert "fault" not in end.err
+    assert "Exception ignored" not in end.err
+    said = [line for line in end.err.splitlines() if line.startswith("Error")]
+    assert said == [
+        "Error: What this command prints cannot be written (No space left on device). Make room, or print elsewhere."
+    ]
+
+
+def test_a_file_whose_name_begins_with_a_dash_is_told_how_to_type(typed):
+    assert (
+        "No such option: -d. A name that begins with - is typed as ./-name, or after -- and a space. Type `diffrender "
+        "radiograph --help`" in typed("radiograph", "-dash.nii").err
+    )

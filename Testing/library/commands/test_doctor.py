@@ -1,5 +1,8 @@
 """`diffrender doctor`: it must work best where things are missing."""
 
+import subprocess
+import sys
+
 import pytest
 
 from diffrender.commands import doctor
@@ -113,3 +116,37 @@ def test_the_choices_in_help_are_those_of_the_settings():
     assert {one.value for one in Kind} == set(KINDS)
     assert {one.value for one in Masks} == set(MASKS)
     assert {one.value for one in Backend} == set(BACKENDS)
+
+
+@pytest.mark.parametrize("cache", ["closed", "below a file"])
+def test_a_cache_of_warp_that_cannot_be_written_is_no_reason_to_install_it_again(started, ended, tmp_path, cache):
+    """Root may write everywhere, but not on a disk that is mounted to be read, nor below a file."""
+    folder, mounted = tmp_path / "cache", False
+    if cache == "closed":
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
+        if sys.platform == "win32" or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a disk that cannot be written to needs root")
+        mounted = True
+    else:
+        folder.write_text("a file")
+    try:
+        end = ended(started("doctor", env={"WARP_CACHE_PATH": str(folder / "kernels" if not mounted else folder)}))
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+    if "warp" in end.out and "not installed" in end.out:
+        pytest.skip("no warp here")
+    assert end.code == 0
+    assert "~ kernels" in end.out
+    advice = next(line for line in end.out.splitlines() if line.startswith("  kernels: "))
+    assert "cannot be written" in advice
+    assert "Set WARP_CACHE_PATH to a folder that can be written" in advice
+    assert "pip install" not in advice
+
+
+def test_a_cache_of_warp_that_exists_and_is_closed(tmp_path):
+    (tmp_path / "file").write_text("x")
+    said = doctor._not_kept(tmp_path / "file")
+    assert "installing warp again would not help" in said
+    assert doctor._not_kept(tmp_path / "new" / "folder") == ""

@@ -163,3 +163,26 @@ def test_real_files_of_every_kind(typed, real_data):
     assert "is a DICOM X-ray (CR)" in xray
     assert "JPEG 2000" in xray
     assert "geometry: incomplete" in xray
+
+
+@pytest.mark.parametrize("kind", ["greys", "labels"])
+def test_few_whole_numbers_are_labels_only_where_they_lie_in_pieces(typed, kind):
+    """A small MR has a hundred greys above zero, and neighbours that differ."""
+    random = np.random.default_rng(4)
+    values = random.integers(0, 100, (9, 14, 17)).astype(np.int16)
+    if kind == "labels":
+        values[:] = 0
+        values[2:6, 3:7, 4:9], values[4:8, 8:12, 10:13] = 40, 7
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values), "a.nii.gz")
+    line = typed("info", "a.nii.gz", "--json").lines[-1]
+    if kind == "labels":
+        assert line["is"] == "a volume of few whole numbers: labels, it seems"
+        assert line["ids"] == [7, 40]
+    else:
+        assert (line["is"], "ids" in line) == ("a volume", False)
+
+
+def test_an_empty_text_is_no_path(typed):
+    ended = typed("info", "")
+    assert ended.code == 2
+    assert "FILE is an empty text, no path" in ended.err
