@@ -100,7 +100,7 @@ def _read_structure_set(path: Path, shown: str, volume: Volume) -> LabelSource:
     dataset = pydicom.dcmread(path)
     regions = dataset.get("StructureSetROISequence") or []
     drawn = {int(item.ReferencedROINumber): item for item in dataset.get("ROIContourSequence") or []}
-    structures, contours = [], []
+    structures, contours, bare = [], [], []
     for region in regions:
         number, name = int(region.ROINumber), str(region.ROIName).strip()
         closed, other = _contours_of(drawn.get(number), f"{shown}: {name!r}")
@@ -109,6 +109,10 @@ def _read_structure_set(path: Path, shown: str, volume: Volume) -> LabelSource:
         if closed:
             structures.append(Structure(number, name or None, len(contours), 1))
             contours.append(closed)
+        elif not other:
+            bare.append(name)
+    if contours and bare:
+        notify(f"{shown}: {', '.join(bare[:10])}{', ...' if len(bare) > 10 else ''} without any contour left out.")
     if not contours:
         raise LabelError(
             f"{shown} holds no closed contours ({len(regions)} structures are listed), so nothing is inside of "

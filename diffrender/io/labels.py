@@ -1,5 +1,6 @@
 """Labels in: every kind of file that holds them, laid on a volume's lattice, with the names of what they are."""
 
+import os
 import tempfile
 import zipfile
 import zlib
@@ -18,6 +19,7 @@ from diffrender.io.dicom_labels import is_dicom, read_dicom_labels
 from diffrender.io.files import found
 from diffrender.io.label_sources import (
     IMAGE_SUFFIXES,
+    SPECK,
     LabelSource,
     Structure,
     read_label_image,
@@ -25,14 +27,11 @@ from diffrender.io.label_sources import (
     values_in,
 )
 from diffrender.io.label_tables import Names, read_label_table
-from diffrender.io.lattices import centres_coincide, describe, is_same, overlap, resample_nearest
+from diffrender.io.lattices import centres_coincide, describe_both, is_same, overlap, resample_nearest
 from diffrender.io.segmentations import read_segmentation
 from diffrender.volume import Volume
 
 MOST_LISTED = 10  # ids that a message lists before it counts the rest
-# Networks leave a few stray voxels of structures that are not there, and tables made from their masks leave these out:
-# 4 of 340786 labelled voxels in a real pair. A thousandth is far more, and less than a rib.
-SPECK = 1e-3
 
 
 def read_labels(
@@ -64,6 +63,9 @@ def read_labels(
             f"{path} has no labelled voxel within the volume: every voxel is background. If that is not meant, check "
             "that these labels belong to this volume."
         )
+    empty = [structure.name for structure in source.structures if structure.name and structure.id not in ids]
+    if ids and empty:
+        notify(f"{path}: no voxel of {_listed(empty)} lies within the volume.")
     known = {structure.id: structure.name for structure in source.structures if structure.name}
     if labels.ndim == 4:  # a Volume's layers have exactly one name each
         return torch.from_numpy(labels), {label: known.get(label, f"label {label}") for label in ids}
@@ -73,7 +75,7 @@ def read_labels(
 def _open(path: Path, shown: str, volume: Volume, stack: ExitStack) -> LabelSource:
     path = found(path)
     if path.is_dir():
-        return _read_folder(path, shown, volume)
+        return _read_folder(path, str(Path(shown)), volume, os.sep)
     if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffrender-")))
         try:
@@ -81,7 +83,7 @@ def _open(path: Path, shown: str, volume: Volume, stack: ExitStack) -> LabelSour
                 archive.extractall(folder)
         except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
             raise PathError(f"{shown} is no whole zip file ({error}). Copy or download it again.") from error
-        return _read_folder(folder, shown, volume)
+        return _read_folder(folder, shown, volume, ": ")
     return _read_file(path, shown, volume)
 
 
@@ -89,14 +91,15 @@ def _read_file(path: Path, shown: str, volume: Volume) -> LabelSource:
     return read_dicom_labels(path, shown, volume) if is_dicom(path) else read_segmentation(path, shown)
 
 
-def _read_folder(folder: Path, shown: str, volume: Volume) -> LabelSource:
-    """A folder of masks; or one that holds a single label file."""
+def _read_folder(folder: Path, shown: str, volume: Volume, within: str) -> LabelSource:
+    """A folder of masks; or one that holds a single label file. `within` joins its name to theirs in messages."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith((".", "._"))]
-    masks = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
+    where = {file: f"{shown}{within}{file.relative_to(folder)}" for file in files}
+    masks = {file: where[file] for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)}
     dicom = [file for file in files if file not in masks and is_dicom(file)]
     if len(masks) + len(dicom) == 1:
-        (file,) = masks + dicom
-        source = _read_file(file, f"{shown} ({file.name})", volume)
+        (file,) = [*masks, *dicom]
+        source = _read_file(file, where[file], volume)
         lone_mask = masks and len(source.structures) <= 1 and not any(part.name for part in source.structures)
         return _masks_source(masks, shown) if lone_mask else source
     if dicom:
@@ -111,7 +114,8 @@ def _read_folder(folder: Path, shown: str, volume: Volume) -> LabelSource:
     return _masks_source(masks, shown)
 
 
-def _masks_source(masks: list[Path], shown: str) -> LabelSource:
+def _masks_source(masks: dict[Path, str], shown: str) -> LabelSource:
+    """`masks`: each file, and what it is called in messages."""
     names = [_stem(file) for file in masks]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -119,12 +123,11 @@ def _masks_source(masks: list[Path], shown: str) -> LabelSource:
             f"{shown} holds two masks called {twice!r}: they could not be told apart. Rename one, or move it away."
         )
     structures = tuple(Structure(n, name, n - 1, 1) for n, name in enumerate(names, 1))
-    return LabelSource(shown, structures, _mask_parts(masks, shown), ids_from_names=True)
+    return LabelSource(shown, structures, _mask_parts(masks), ids_from_names=True)
 
 
-def _mask_parts(masks: list[Path], shown: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for file in masks:
-        where = f"{shown} ({file.name})"
+def _mask_parts(masks: dict[Path, str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for file, where in masks.items():
         image = read_label_image(file, where)
         values = list(values_in(image.layers))
         if len(image.layers) > 1 or len(values) > 1:
@@ -225,10 +228,10 @@ def _on_lattice(source: LabelSource, volume: Volume) -> Iterator[np.ndarray]:
         yield resample_nearest(values, lattice, volume) if meets else np.zeros(volume.shape, values.dtype)
     if elsewhere is None:
         return
-    here = describe(volume.shape, volume.world_from_voxel.numpy())
+    there, here = describe_both(*elsewhere, volume)
     if not meeting:
         raise LabelError(
-            f"{source.shown} does not overlap the volume: the labels are {describe(*elsewhere)}; the volume is {here}. "
+            f"{source.shown} does not overlap the volume: the labels are {there}; the volume is {here}. "
             "They belong to another scan, or one of the two lost its place in the patient. Give the labels of this CT."
         )
     coincide = centres_coincide(elsewhere[1], volume)
@@ -237,7 +240,7 @@ def _on_lattice(source: LabelSource, volume: Volume) -> Iterator[np.ndarray]:
     notify(
         f"{source.shown} lies on another lattice than the volume and was resampled to the nearest voxel"
         f"{' (voxel centres coincide, so nothing within the volume changed)' if coincide else ''}: the labels are "
-        f"{describe(*elsewhere)}; the volume is {here}."
+        f"{there}; the volume is {here}."
     )
 
 

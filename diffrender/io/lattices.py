@@ -60,13 +60,32 @@ def overlap(shape: Shape3, world_from_label: np.ndarray, volume: Volume) -> bool
     return True
 
 
-def describe(shape: Shape3, world_from_voxel: np.ndarray) -> str:
-    """In words: "122 x 101 x 112 voxels of 3 x 3 x 3 mm, axes RAS, first voxel at (-178.0, 11.3, 94.3) mm"."""
+def describe(shape: Shape3, world_from_voxel: np.ndarray, digits: int = 1) -> str:
+    """In words: "122 x 101 x 112 voxels of 3 x 3 x 3 mm, axes RAS, first voxel at (-178.0, 11.3, 94.3) mm".
+
+    Of an oblique lattice the unit vectors along i, j and k stand too.
+    """
     lattice = Volume(torch.zeros((), dtype=torch.int16).expand(*shape), torch.from_numpy(world_from_voxel.copy()))
     size = " x ".join(str(n) for n in reversed(shape))
-    spacing = " x ".join(f"{s:.4g}" for s in reversed(lattice.spacing))
-    origin = ", ".join(f"{x:.1f}" for x in world_from_voxel[:3, 3])
-    return f"{size} voxels of {spacing} mm, axes {lattice.orientation}, first voxel at ({origin}) mm"
+    spacing = " x ".join(f"{s:.{digits + 3}g}" for s in reversed(lattice.spacing))
+    origin = ", ".join(f"{x:.{digits}f}" for x in world_from_voxel[:3, 3])
+    axes = world_from_voxel[:3, :3] / np.linalg.norm(world_from_voxel[:3, :3], axis=0)
+    ways = " ".join(f"({', '.join(f'{x:.{digits + 2}f}' for x in axis)})" for axis in axes.T)
+    oblique = f" {ways}" if np.abs(axes - np.rint(axes)).max() > 1e-6 else ""
+    return f"{size} voxels of {spacing} mm, axes {lattice.orientation}{oblique}, first voxel at ({origin}) mm"
+
+
+def describe_both(shape: Shape3, world_from_label: np.ndarray, volume: Volume) -> tuple[str, str]:
+    """The labels' lattice and the volume's, with as many digits as it takes to see that they differ."""
+    both = ("", "")
+    for digits in (1, 3, 6):
+        both = (
+            describe(shape, world_from_label, digits),
+            describe(volume.shape, volume.world_from_voxel.numpy(), digits),
+        )
+        if both[0] != both[1]:
+            break
+    return both
 
 
 def resample_nearest(values: np.ndarray, world_from_label: np.ndarray, volume: Volume) -> np.ndarray:

@@ -195,6 +195,59 @@ def test_an_empty_seg_nrrd_is_one_voxel_and_says_so(tmp_path):
     assert not labels.any()
 
 
+def _segmentation(tmp_path, *segments, layers=None):
+    layers = FIELD[None].astype(np.uint8) if layers is None else layers
+    return write_seg_nrrd(tmp_path / "l.seg.nrrd", layers, OBLIQUE, segments)
+
+
+@pytest.mark.parametrize("layer", ["3", "-1"])
+def test_a_segment_in_a_layer_that_is_not_there(tmp_path, layer):
+    path = _segmentation(tmp_path, {"Name": "hip", "LabelValue": 1, "Layer": layer})
+    words = refused(LabelError, rf"segment 'hip' lies in layer {layer} \(Segment0_Layer\), and the file holds 1", path)
+    assert str(path) in words
+    refused(LabelError, "Layer of a segment is 'x', no whole number", _segmentation(tmp_path, {"Layer": "x"}))
+
+
+def test_segments_that_contradict_their_voxels(tmp_path):
+    named = [{"Name": name, "LabelValue": value, "Layer": 0} for value, name in {1: "a", 2: "b", 9: "c"}.items()]
+    words = refused(LabelError, "holds the values 7, which its header does not name", _segmentation(tmp_path, *named))
+    assert "while no voxel holds those of c" in words
+    assert "contradict each other" in words
+
+
+def test_specks_and_empty_segments_of_a_seg_nrrd_are_said(tmp_path):
+    field = np.ones((1, *SHAPE), np.uint8)
+    field[0, :5] = 2
+    field[0, 0, 0, 0] = 7  # 1 of 2856 labelled voxels
+    named = [{"Name": name, "LabelValue": value, "Layer": 0} for value, name in {1: "a", 2: "b", 9: "c"}.items()]
+    with pytest.warns(Notice) as said:
+        labels, _ = read_labels(_segmentation(tmp_path, *named, layers=field), volume_on())
+    words = " ".join(str(one.message) for one in said)
+    assert "They are specks (1 of " in words
+    assert "no voxel of c lies within the volume" in words
+    assert np.array_equal(labels.numpy(), field[0])
+
+
+@pytest.mark.parametrize("ending", ["seg.nrrd", "nrrd", "mha", "mhd"])
+def test_what_itk_says_of_damaged_labels_stays_off_the_console(tmp_path, ending, capfd):
+    path = tmp_path / f"l.{ending}"
+    if ending == "seg.nrrd":
+        write_seg_nrrd(path, FIELD[None].astype(np.uint8), OBLIQUE, [])
+    else:
+        write_image(path, FIELD.astype(np.uint8), OBLIQUE)
+    numbers = max(tmp_path.iterdir(), key=lambda file: file.stat().st_size)
+    numbers.write_bytes(numbers.read_bytes()[:-100])
+    words = refused(LabelError, "it is truncated or damaged", path)
+    assert not any(chatter in words for chatter in ("0x", "ITK", ".cxx", "MetaImage:"))
+    assert capfd.readouterr().err == ""
+
+
+def test_labels_with_a_wrong_ending(tmp_path):
+    for ending, name in (("nrrd", "a.nii.gz"), ("nii.gz", "a.nrrd"), ("mha", "a.nii")):
+        path = write_image(tmp_path / f"l.{ending}", FIELD.astype(np.uint8), OBLIQUE).rename(tmp_path / name)
+        assert np.array_equal(read_labels(path, volume_on())[0].numpy(), FIELD)
+
+
 def test_a_fractional_seg_nrrd_is_refused(tmp_path):
     fields = {"Segmentation_SourceRepresentation": "Fractional labelmap"}
     path = write_seg_nrrd(tmp_path / "l.seg.nrrd", FIELD[None].astype(np.uint8), OBLIQUE, [{"Name": "a"}], **fields)
@@ -329,6 +382,9 @@ def test_structure_sets_that_cannot_be_used(tmp_path):
     bent = _rings([3, 4])
     bent[1][:20] += [0, 0, 9]
     refused(LabelError, "rises .* mm out of the plane", write_rtstruct(tmp_path / "c.dcm", {"a": bent}))
+    some = write_rtstruct(tmp_path / "e.dcm", {"a": _rings([3, 4]), "b": []})
+    with pytest.warns(Notice, match="e.dcm: b without any contour left out"):
+        read_labels(some, volume_on())
     mixed = {"a": _rings([3, 4]), "seed": [np.zeros((1, 3))]}
     path = write_rtstruct(tmp_path / "d.dcm", mixed, kinds={"seed": "POINT"})
     with pytest.warns(Notice, match="1 contours of 'seed' are points or open lines"):
@@ -383,6 +439,25 @@ def test_masks_that_overlap_come_as_layers(tmp_path):
     assert np.array_equal(volume.mask(1).numpy(), FIELD == 1)
 
 
+def test_an_empty_mask_is_said(tmp_path):
+    folder = _masks(tmp_path / "m")
+    write_image(folder / "spleen.nii.gz", np.zeros(SHAPE, np.uint8), OBLIQUE)
+    with pytest.warns(Notice, match=r"m: no voxel of spleen lies within the volume"):
+        labels, _ = read_labels(folder, volume_on(), NAMES | {9: "spleen"})
+    assert np.array_equal(labels.numpy(), FIELD)
+
+
+def test_two_lattices_that_hardly_differ_are_told_apart(tmp_path):
+    turned = lattice((-24.0, -16.0, -19.0), (0.11, -0.2, 0.331), (2.7, 2.3, 3.1))
+    for own in (OBLIQUE @ lattice((0.01, 0, 0), (0, 0, 0), (1, 1, 1)), turned):
+        path = write_image(tmp_path / "l.nrrd", label_at(centres(SHAPE, own)).astype(np.uint8), own)
+        with pytest.warns(Notice, match="another lattice") as said:
+            read_labels(path, volume_on())
+        there, here = str(said[0].message).split("the labels are ")[1].split("; the volume is ")
+        assert there != here.rstrip(".")
+        assert here.count("(") == 4  # where the first voxel lies, and the ways of i, j and k
+
+
 def test_masks_on_another_lattice_are_said_once(tmp_path):
     shape, own = ELSEWHERE["oblique to it, finer"]
     field = label_at(centres(shape, own))
@@ -407,7 +482,7 @@ def test_folders_that_are_no_masks(tmp_path):
     folder = _masks(tmp_path / "m")
     refused(LabelError, "masks that .* does not name: sacrum", folder, names={1: "hip_left", 2: "hip_right"})
     write_image(folder / "all.nii.gz", FIELD.astype(np.uint8), OBLIQUE)
-    refused(LabelError, r"m \(all.nii.gz\) holds the values 1, 2, 7: in a folder of masks", folder)
+    refused(LabelError, r"/m/all.nii.gz holds the values 1, 2, 7: in a folder of masks", folder)
     (folder / "all.nii.gz").unlink()
     write_image(folder / "hip_left.nrrd", (FIELD == 1).astype(np.uint8), OBLIQUE)
     refused(LabelError, "two masks called 'hip_left'", folder)
