@@ -100,13 +100,15 @@ def build(stored: str) -> SimpleNamespace:
         return w
 
     @wp.func
-    def clip(low: wp.float64, high: wp.float64, offset: wp.float64, slope: wp.float64, end: wp.float64):
-        # where 1 <= offset + slope s <= end; beyond it the interpolant is air
+    def clip(
+        low: wp.float64, high: wp.float64, offset: wp.float64, slope: wp.float64, start: wp.float64, end: wp.float64
+    ):
+        # where start <= offset + slope s <= end
         if wp.abs(slope) < wp.float64(1.0e-12):
-            if offset < wp.float64(1.0) or offset > end:
+            if offset < start or offset > end:
                 return wp.vec2d(wp.float64(1.0), wp.float64(0.0))
             return wp.vec2d(low, high)
-        s0 = (wp.float64(1.0) - offset) / slope
+        s0 = (start - offset) / slope
         s1 = (end - offset) / slope
         return wp.vec2d(wp.max(low, wp.min(s0, s1)), wp.min(high, wp.max(s0, s1)))
 
@@ -123,8 +125,9 @@ def build(stored: str) -> SimpleNamespace:
             low = wp.max(low, o_w)
         else:
             high = wp.min(high, o_w)
-        s = clip(low, high, a, b, wp.float64(extent(shape, u_axis(w))) - pad)
-        s = clip(s[0], s[1], c, e, wp.float64(extent(shape, v_axis(w))) - pad)
+        air = pad - wp.float64(1.0)  # a voxel beyond the outermost centres
+        s = clip(low, high, a, b, air, wp.float64(extent(shape, u_axis(w))) - pad)
+        s = clip(s[0], s[1], c, e, air, wp.float64(extent(shape, v_axis(w))) - pad)
         ray.axis = w
         ray.length = norm / wp.abs(d_w)
         ray.first = int(1)
@@ -477,6 +480,22 @@ def build(stored: str) -> SimpleNamespace:
             lengths[members[m], n] = lengths[members[m], n] + length
 
     @wp.func
+    def cut(ray: Ray, low: wp.vec3d, high: wp.vec3d):
+        # the ray's slices within the box from `low` to `high`
+        w = ray.axis
+        first = wp.max(wp.float64(ray.first), pick(low, w))
+        last = wp.min(wp.float64(ray.last), pick(high, w))
+        u, v = u_axis(w), v_axis(w)
+        s = clip(first, last, ray.a, ray.b, pick(low, u), pick(high, u))
+        s = clip(s[0], s[1], ray.c, ray.e, pick(low, v), pick(high, v))
+        ray.first = int(1)
+        ray.last = int(0)
+        if s[0] <= s[1]:
+            ray.first = int(wp.ceil(s[0]))
+            ray.last = int(wp.floor(s[1]))
+        return ray
+
+    @wp.func
     def set_at(groups: wp.array(dtype=wp.int16), n: int):
         g = int(groups[n])
         return wp.where(g < 0, -1 - g, g)
@@ -486,6 +505,8 @@ def build(stored: str) -> SimpleNamespace:
         groups: wp.array(dtype=wp.int16),  # padded as the volume; see PreparedLabels
         starts: wp.array(dtype=int),
         members: wp.array(dtype=int),
+        low: wp.vec3d,  # the box that holds all labels, a voxel wider on each side
+        high: wp.vec3d,
         shape: wp.vec3i,
         matrix: wp.array(dtype=wp.float64, ndim=2),
         detector: wp.array(dtype=wp.float64),
@@ -497,7 +518,7 @@ def build(stored: str) -> SimpleNamespace:
         n = start + wp.tid()
         q = pixel(detector, pixels, n)
         o = source_of(matrix, 0)
-        ray = ray_of(shape, o, direction_of(matrix, 0, q), wp.length(q), inside)
+        ray = cut(ray_of(shape, o, direction_of(matrix, 0, q), wp.length(q), inside), low, high)
         w = ray.axis
         su, sv, sw = stride(shape, u_axis(w)), stride(shape, v_axis(w)), stride(shape, w)
         length = wp.float32(ray.length)

@@ -59,7 +59,8 @@ def label_lengths(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> Float[
     on = q.padded.device
     lengths = torch.zeros((len(labels.ids), pencil.count), dtype=torch.float32, device=on)
     sets = [_array(labels.groups.view(-1)), _array(labels.starts), _array(labels.members)]
-    arguments = [*sets, _wp().vec3i(*q.padded.shape), *_rays(pencil, on, derivatives=False)]
+    box = [_wp().vec3d(*corner) for corner in labels.box]
+    arguments = [*sets, *box, _wp().vec3i(*q.padded.shape), *_rays(pencil, on, derivatives=False)]
     output = _array(lengths)
 
     def launch(start: int, stop: int) -> None:

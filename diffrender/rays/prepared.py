@@ -87,12 +87,14 @@ class PreparedLabels:
             from this one to the next along i, j and k are not all of one set, so that a ray reads one number mostly.
         starts, members: set n has the labels members[starts[n]:starts[n + 1]], as indices into `ids`.
         ids: the labels.
+        box: the lowest and the highest (i, j, k) of the padded array where a ray can meet a label.
     """
 
     groups: Integer[Tensor, "kp jp ip"]
     starts: Integer[Tensor, "sets_and_end"]
     members: Integer[Tensor, "entries"]
     ids: tuple[int, ...]
+    box: tuple[list[int], list[int]]
 
 
 def prepare(
@@ -152,13 +154,20 @@ def prepare_labels(labels: Shaped[Tensor, "*n k j i"], ids: Sequence[int]) -> Pr
         groups, sets = _sets_of_layers(labels)
     else:
         groups, sets = _sets_of_ids(labels, ids)
-    padded = torch.zeros([n + 2 * PAD for n in groups.shape], dtype=groups.dtype, device=labels.device)
-    padded[PAD:-PAD, PAD:-PAD, PAD:-PAD] = groups
+    padded = np.zeros([n + 2 * PAD for n in groups.shape], dtype=np.int16)
+    padded[PAD:-PAD, PAD:-PAD, PAD:-PAD] = groups.cpu().numpy()
+    box = _box_of(padded)
     _mark_mixed(padded)
     starts = np.cumsum([0, *(len(s) for s in sets)])
     members = [label for s in sets for label in s] or [0]
     on = {"dtype": torch.int32, "device": labels.device}
-    return PreparedLabels(padded, torch.tensor(starts, **on), torch.tensor(members, **on), tuple(ids))
+    return PreparedLabels(
+        torch.from_numpy(padded).to(labels.device),
+        torch.tensor(starts, **on),
+        torch.tensor(members, **on),
+        tuple(ids),
+        box,
+    )
 
 
 def _air(scale: float, offset: float, stored: torch.dtype) -> float:
@@ -197,20 +206,24 @@ def _sets_of_layers(layers: Tensor) -> tuple[Tensor, list[list[int]]]:
     return groups.to(torch.int16), sets
 
 
-def _mark_mixed(groups: Integer[Tensor, "kp jp ip"]) -> None:
+def _box_of(groups: Integer[np.ndarray, "kp jp ip"]) -> tuple[list[int], list[int]]:
+    """Lowest and highest (i, j, k) of the box that holds all labels, a voxel wider on each side."""
+    labelled = groups != 0
+    where = [np.flatnonzero(labelled.any(axis=others)) for others in ((0, 1), (0, 2), (1, 2))]
+    if not len(where[0]):
+        return [0, 0, 0], [0, 0, 0]
+    return [int(w[0]) - 1 for w in where], [int(w[-1]) + 1 for w in where]
+
+
+def _mark_mixed(groups: Integer[np.ndarray, "kp jp ip"]) -> None:
     """Turn the number of a set into -1 - number where its cell of eight voxels is not all of it; in place."""
-
-    def differs(k: int) -> Tensor:  # from its neighbours along i and j
-        here = groups[k]
-        mixed = torch.zeros(here.shape, dtype=torch.bool, device=here.device)
-        mixed[:, :-1] |= here[:, :-1] != here[:, 1:]
-        mixed[:-1] |= here[:-1] != here[1:]
-        mixed[:-1, :-1] |= here[:-1, :-1] != here[1:, 1:]
-        return mixed
-
-    below = differs(0)
-    for k in range(len(groups) - 1):  # slice by slice, from one that is still plain to one that is too
-        above = differs(k + 1)
-        mixed = below | above | (groups[k] != groups[k + 1])
-        groups[k] = torch.where(mixed, -1 - groups[k], groups[k])
-        below = above
+    for k in range(0, len(groups) - 1, 16):  # some slices at a time, the last of them still plain, to spare memory
+        plain = groups[k : k + 17]
+        row = np.zeros(plain.shape, dtype=bool)
+        np.not_equal(plain[:, :, :-1], plain[:, :, 1:], out=row[:, :, :-1])
+        face = row.copy()
+        face[:, :-1] |= row[:, 1:]
+        face[:, :-1] |= plain[:, :-1] != plain[:, 1:]
+        mixed = face[:-1] | face[1:]
+        mixed |= plain[:-1] != plain[1:]
+        np.copyto(groups[k : k + len(mixed)], -1 - plain[:-1], where=mixed)
