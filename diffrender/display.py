@@ -14,6 +14,13 @@ from diffrender.xray import KINDS, Radiograph
 AIR = 0.05  # [no unit] more than air and clothes attenuate: 2.6 mm of water at 70 keV
 BODY = 0.25  # of the median of all that is not air: tables and the skin's rim lie below, lungs above
 WINDOW = (0.5, 99.5)  # percentiles of the body that become black and white
+BONE_WINDOW = (12.0, 99.9)  # the same where bone should stand out: of the body's thin rim no detail is left
+MOST_OUTLINED = 12  # labels in one picture; the outlines of more are a tangle
+# What is drawn where not all labels can be, the first ones first: bones show in a radiograph, soft parts hardly.
+BONES = (
+    "hip", "pelvis", "femur", "sacrum", "vertebra", "spine", "clavicula", "clavicle", "scapula", "humerus", "skull",
+    "mandib", "sternum", "rib", "patella", "tibia", "fibula", "talus", "radius", "ulna", "bone",
+)  # fmt: skip
 DARKEST = 1e-6  # of the beam; what is darker, or below zero by noise, is shown as this
 STYLES = ("outline", "filled")
 NOTICE = "Research use only"
@@ -33,13 +40,28 @@ def to_display(
     """
     if kind not in KINDS:
         raise SettingError(f"kind is one of {', '.join(KINDS)}, not {kind!r}.")
-    values = pixels.detach().cpu().double().numpy().reshape(pixels.shape[-2:])
-    values = values if kind == "log-attenuation" else -np.log(np.maximum(values, DARKEST))
+    values = _log_attenuation(pixels, kind)
     low, high = _window(values) if window is None else window
     if not high > low:
         raise SettingError(f"A window goes from black up to white; {low} to {high} does not.")
     scaled = np.nan_to_num((values - low) / (high - low), nan=0.0)
     return np.rint(scaled.clip(0, 1) * 255).astype(np.uint8)
+
+
+def bone_window(radiograph: Radiograph) -> tuple[float, float]:
+    """The log-attenuation shown black and the one shown white for bone to stand out; a window for `annotated`."""
+    return _window(_log_attenuation(radiograph.pixels, radiograph.kind), BONE_WINDOW)
+
+
+def most_telling(radiograph: Radiograph) -> tuple[list[int], int]:
+    """The labels in sight that one picture can show, at most MOST_OUTLINED, bones first; and how many are left out."""
+    masks = radiograph.masks
+    seen = [] if masks is None else [i for i, mask in zip(radiograph.ids, masks > 0.5, strict=True) if mask.any()]
+    if len(seen) <= MOST_OUTLINED:
+        return seen, 0
+    names = {label: radiograph.label_name(label).lower() for label in seen}
+    rank = {i: next((n for n, bone in enumerate(BONES) if bone in names[i]), len(BONES)) for i in seen}
+    return sorted(seen, key=rank.__getitem__)[:MOST_OUTLINED], len(seen) - MOST_OUTLINED
 
 
 def annotated(
@@ -48,6 +70,7 @@ def annotated(
     size: int | None = None,
     style: str = "outline",
     window: tuple[float, float] | None = None,
+    left_out: int = 0,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The picture with orientation letters at its four edges, an L or R where it shows left and right, and labels.
 
@@ -57,6 +80,7 @@ def annotated(
             Oblong pixels are shown in their true proportion.
         style: "outline" or "filled".
         window: as in `to_display`.
+        left_out: how many labels are seen and not drawn; the legend says so.
     Raises: LabelError for a label that the radiograph has not, SettingError for another style.
     """
     if style not in STYLES:
@@ -72,7 +96,10 @@ def annotated(
     letter_height = max(11, round(min(shown) * 0.045))
     canvas = Image.fromarray(picture)
     _draw_letters(canvas, radiograph.camera.orientation(), letter_height)
-    return np.asarray(_with_margins(canvas, [radiograph.label_name(n) for n in ids], letter_height))
+    names = [_spelt(radiograph.label_name(n)) for n in ids]
+    return np.asarray(
+        _with_margins(canvas, names, letter_height, f"and {left_out} more, not drawn" if left_out else "")
+    )
 
 
 def label_colour(number: int) -> tuple[int, int, int]:
@@ -82,11 +109,21 @@ def label_colour(number: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _window(values: Float[np.ndarray, "h w"]) -> tuple[float, float]:
+def _log_attenuation(pixels: Float[Tensor, "*one h w"], kind: str) -> Float[np.ndarray, "h w"]:
+    values = pixels.detach().cpu().double().numpy().reshape(pixels.shape[-2:])
+    return values if kind == "log-attenuation" else -np.log(np.maximum(values, DARKEST))
+
+
+def _spelt(name: str) -> str:
+    """A name on one line; a byte that is no Unicode, as a file's name may hold, as \\xf6."""
+    return " ".join(name.encode("utf-8", "backslashreplace").decode("utf-8").split())
+
+
+def _window(values: Float[np.ndarray, "h w"], percentiles: tuple[float, float] = WINDOW) -> tuple[float, float]:
     shadow = values[np.isfinite(values) & (values > AIR)]
     if shadow.size == 0:
         return AIR, 2 * AIR
-    low, high = np.percentile(shadow[shadow > BODY * np.median(shadow)], WINDOW)
+    low, high = np.percentile(shadow[shadow > BODY * np.median(shadow)], percentiles)
     return (float(low), float(high)) if high > low else (float(low) - AIR, float(low) + AIR)
 
 
@@ -145,12 +182,13 @@ def _draw_letters(canvas: Image.Image, edges: dict[str, str], height: int) -> No
             draw.text((x, 2 * gap), "L", anchor=anchor, **marker)
 
 
-def _with_margins(canvas: Image.Image, names: list[str], letter_height: int) -> Image.Image:
-    """The picture with the notice below it and, for labels, the legend to its right."""
+def _with_margins(canvas: Image.Image, names: list[str], letter_height: int, last: str) -> Image.Image:
+    """The picture with the notice below it and, for labels, the legend to its right, which ends with `last`."""
     line = max(11, round(letter_height * 0.7))
     font = ImageFont.load_default(line)
     rows = max(1, (canvas.height - line) // round(1.4 * line))
-    columns = [names[n : n + rows] for n in range(0, len(names), rows)]
+    entries = [*names, last] if last else names
+    columns = [entries[n : n + rows] for n in range(0, len(entries), rows)]
     widths = [round(max(font.getlength(name) for name in column)) + 3 * line for column in columns]
     margin = round(1.6 * line)
     whole = Image.new("RGB", (canvas.width + sum(widths), canvas.height + margin))
@@ -161,7 +199,10 @@ def _with_margins(canvas: Image.Image, names: list[str], letter_height: int) -> 
     for first, (column, width) in enumerate(zip(columns, widths, strict=True)):
         for row, name in enumerate(column):
             y = round((row + 0.5) * 1.4 * line)
-            draw.rectangle((x + line // 2, y, x + line // 2 + line, y + line), fill=label_colour(first * rows + row))
+            if first * rows + row < len(names):
+                draw.rectangle(
+                    (x + line // 2, y, x + line // 2 + line, y + line), fill=label_colour(first * rows + row)
+                )
             draw.text((x + 2 * line, y + line / 2), name, anchor="lm", font=font, fill="white")
         x += width
     return whole

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffrender.camera import Camera, c_arm
-from diffrender.display import annotated, label_colour, to_display
+from diffrender.display import MOST_OUTLINED, annotated, bone_window, label_colour, most_telling, to_display
 from diffrender.errors import LabelError, SettingError
 from diffrender.xray import Radiograph
 
@@ -129,3 +129,57 @@ def test_colours_differ():
     colours = np.array([label_colour(n) for n in range(12)]).astype(float)
     distance = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1e3 * np.eye(12)
     assert distance.min() > 40
+
+
+def with_labels(names: dict[int, str]) -> Radiograph:
+    """Each a bar of its own, from left to right."""
+    masks = torch.zeros(len(names), HEIGHT, WIDTH, dtype=torch.bool)
+    for n in range(len(names)):
+        masks[n, 12 + n : 40, 4 * n + 1 : 4 * n + 4] = True
+    return radiograph(masks=masks, ids=tuple(names), names=names)
+
+
+def test_of_many_labels_the_bones_are_drawn_and_the_rest_is_counted():
+    soft = {n: f"lymph node {n}" for n in range(1, 12)}
+    bones = {20: "Rib_left_4", 21: "vertebrae_L5", 22: "hip_right", 23: "vertebrae_L4"}
+    source = with_labels({**soft, **bones})
+    labels, left_out = most_telling(source)
+    assert labels == [22, 21, 23, 20, *range(1, 9)]
+    assert (len(labels), left_out) == (MOST_OUTLINED, 3)
+    assert most_telling(with_labels(soft)) == (list(soft), 0)  # few enough: all of them, as they come
+    source.masks[:] = False
+    assert most_telling(source) == ([], 0)
+    assert most_telling(radiograph()) == ([], 0)
+
+
+def test_the_legend_says_how_many_labels_are_not_drawn():
+    source = with_labels({3: "hip_right_with_a_long_name", 5: "ulna"})
+    legend = slice(annotated(source, size=900).shape[1], None)
+    plain, said = (annotated(source, [3, 5], size=900, left_out=n)[:, legend] for n in (0, 47))
+    assert plain.shape == said.shape
+    differs = np.nonzero((plain != said).any(axis=(1, 2)))[0]
+    second = np.nonzero((plain == np.array(label_colour(1))).all(axis=-1))[0]
+    assert differs.min() > second.max()  # below the last label
+    assert lit(said, slice(differs.min(), differs.max() + 1), slice(None))
+
+
+def test_bone_stands_out_in_its_window():
+    """Soft tissue from 1 to 3, thick in the middle, and a bone of 1 % of the body, 0.5 above it."""
+    pixels = torch.zeros(1, HEIGHT, WIDTH)
+    pixels[0] = torch.linspace(1, 3, WIDTH)
+    pixels[0, 30:36, 80:89] += 0.5
+    source = Radiograph(pixels, "log-attenuation", c_arm((0.0, 0, 0), image_size=(HEIGHT, WIDTH)))
+    low, high = bone_window(source)
+    assert 1.15 < low < 1.35  # the 12th percentile of 1 to 3 is 1.24
+    assert 3.4 < high <= 3.5  # and the bone is not washed out
+    wide = to_display(pixels, "log-attenuation")
+    close = to_display(pixels, "log-attenuation", (low, high))
+    assert np.ptp(close[30:36, 80:89].astype(int)) > np.ptp(wide[30:36, 80:89].astype(int))
+    dark = Radiograph(torch.exp(-pixels), "intensity", source.camera)
+    assert bone_window(dark) == pytest.approx((low, high), abs=1e-4)  # float32 of exp and back
+
+
+def test_a_label_called_by_what_no_font_spells_is_drawn_all_the_same():
+    """The byte of a file's name that is Latin-1, and a name of two lines."""
+    source = with_labels({1: "K\udcf6rper", 2: "two\nlines"})
+    assert annotated(source, [1, 2], size=300).shape[0] > 300

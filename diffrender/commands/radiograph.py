@@ -242,13 +242,13 @@ def write_all(radiograph: "Radiograph", target: Target, n: int, anonymous: bool)
 def _write_preview(radiograph: "Radiograph", path: Path) -> Path:
     from PIL import Image
 
-    from diffrender.display import annotated
+    from diffrender.display import annotated, bone_window, most_telling
     from diffrender.io.whole import whole
 
-    masks = radiograph.masks
-    seen = [] if masks is None else [i for i, mask in zip(radiograph.ids, masks > 0.5, strict=True) if mask.any()]
+    labels, left_out = most_telling(radiograph)
+    picture = annotated(radiograph, labels, window=bone_window(radiograph), left_out=left_out)
     with whole(path) as file:
-        Image.fromarray(annotated(radiograph, seen)).save(file, format="PNG")
+        Image.fromarray(picture).save(file, format="PNG")
     return path
 
 
