@@ -95,3 +95,25 @@ def test_an_input_that_is_gone_and_an_output_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="a file stands where a folder should be"):
         write_provenance(tmp_path / "file" / "a.png", "x", {}, [])
+
+
+def test_an_input_in_the_home_folder_keeps_its_name_and_its_hash(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "a.dcm").write_bytes(b"one")
+    listing = f"{hashlib.sha256(b'one').hexdigest()}  a.dcm\n"
+    path = write_provenance(tmp_path / "x.NII.GZ", "x", {}, ["~/series", "~/series/a.dcm"])
+    assert path.name == "x.provenance.json"  # as the labels of x.NII.GZ are x.labels.npz
+    inputs = json.loads(path.read_text(encoding="utf-8"))["inputs"]
+    assert inputs == [
+        {"path": "~/series", "sha256": hashlib.sha256(listing.encode()).hexdigest()},
+        {"path": "~/series/a.dcm", "sha256": hashlib.sha256(b"one").hexdigest()},
+    ]
+
+
+def test_names_that_are_no_unicode_stand_in_the_record(tmp_path):
+    name = b"K\xf6rper.nii.gz".decode("utf-8", "surrogateescape")
+    path = write_provenance(tmp_path / "x.png", ["diffrender", name], {"ct": name}, [])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert (record["command"][1], record["settings"]["ct"]) == (name, name)
