@@ -46,7 +46,7 @@ def read_itk(path: str | Path) -> Volume:
     dtype = _stored_type(path, reader, head)
     beside = 0 if plain else dtype.itemsize
     check_memory(path, 1.02 * np.prod(size, dtype=float) * (most_bytes(dtype) + beside))
-    values = plain.read(path, dtype, (size[2], size[1], size[0])) if plain else _by_itk(path, reader)
+    values = plain.read(dtype, (size[2], size[1], size[0])) if plain else _by_itk(path, reader)
     return Volume(torch.from_numpy(values), torch.from_numpy(affine), source=str(path))
 
 
@@ -149,21 +149,25 @@ def _affine(path: str | Path, reader) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Plain:
-    """Numbers that lie in one piece: in which file, from which byte on, and how they are packed (raw, gzip, zlib)."""
+    """Numbers that lie in one piece: in which file, from which byte on, and how they are packed (raw, gzip, zlib).
 
+    `shown` is the file as messages name it.
+    """
+
+    shown: str
     place: Path
     offset: int
     packed: str
 
-    def read(self, path: str | Path, dtype: np.dtype, shape: tuple[int, int, int]) -> np.ndarray:
+    def read(self, dtype: np.dtype, shape: tuple[int, int, int]) -> np.ndarray:
         with self.place.open("rb") as file:
             file.seek(self.offset)
             try:
-                return filled(path, _unpacked(file, self.packed), dtype, shape)
+                return filled(self.shown, _unpacked(file, self.packed), dtype, shape)
             except (EOFError, zlib.error, gzip.BadGzipFile):
                 raise PathError(
-                    f"{path} is truncated or damaged: its numbers cannot be unpacked to the end. Its copy or download "
-                    "broke off; fetch it again."
+                    f"{self.shown} is truncated or damaged: its numbers cannot be unpacked to the end. Its copy or "
+                    "download broke off; fetch it again."
                 ) from None
 
 
@@ -176,9 +180,9 @@ def _plain_numbers(path: str | Path, head: bytes) -> _Plain | None:
     name = _field(head, "data ?file" if nrrd else "ElementDataFile")
     if name.upper().startswith("LIST") or "%" in name:
         return None
-    place, offset = found(path), len(head)
+    shown, place, offset = str(path), found(path), len(head)
     if name and name.upper() != "LOCAL":
-        place, offset = place.parent / name, 0
+        shown, place, offset = str(Path(path).parent / name), place.parent / name, 0
         if not place.is_file():
             raise PathError(
                 f"{path} is a header, and {name}, which it names as the file of its numbers, is not there. Copy both "
@@ -191,7 +195,7 @@ def _plain_numbers(path: str | Path, head: bytes) -> _Plain | None:
         packed = "zlib" if _is_true(head, "CompressedData") else "raw"
         packed = packed if _is_true(head, "BinaryData") else None
         skipped = _field(head, "HeaderSize")
-    return None if packed is None or skipped not in ("", "0") else _Plain(place, offset, packed)
+    return None if packed is None or skipped not in ("", "0") else _Plain(shown, place, offset, packed)
 
 
 def _unpacked(file: BufferedIOBase, packed: str) -> BufferedIOBase:
