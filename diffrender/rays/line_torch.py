@@ -19,6 +19,7 @@ from diffrender.rays.pencil import PAD, Pencil
 from diffrender.rays.prepared import Prepared, PreparedLabels
 
 SAMPLES = 1_000_000  # at once: about 60 MB with the gradient
+RAYS = 1 << 17  # at once: their Jacobian takes 300 bytes each on the way
 _TURNS = {0: (2, 0, 1), 1: (1, 0, 2), 2: (0, 1, 2)}  # (k, j, i) to (w, v, u)
 _AXES = {0: (1, 2, 0), 1: (0, 2, 1), 2: (0, 1, 2)}  # (u, v, w) as axes of (i, j, k)
 
@@ -132,19 +133,18 @@ def _bundles(q: Prepared, pencil: Pencil) -> Iterator[_Bundle]:
         count = q.padded.shape[2 - axis]
         place = float(matrix[axis, 3])
         for forward in (True, False):
-            rays = ((dominant == axis) & ((in_voxels[:, axis] > 0) == forward)).nonzero()[:, 0]
-            if not len(rays):
-                continue
-            with torch.enable_grad():  # a few numbers a ray; who wants no gradient detaches them
-                source = matrix[order, 3].expand(len(rays), 3).clone().requires_grad_()
-                direction = in_voxels[rays][:, order].requires_grad_()
-                step = direction[:, :2] / direction[:, 2:]
-                start = source[:, :2] - source[:, 2:] * step
-                length = distance[rays] / direction[:, 2].abs()
             near = math.ceil(place) if forward else math.floor(place)
             low = max(PAD, near) if forward else PAD
             high = count - PAD if forward else min(count - PAD, near + 1)
-            yield _Bundle(axis, rays, source, direction, start, step, length, range(low, high), near)
+            alike = ((dominant == axis) & ((in_voxels[:, axis] > 0) == forward)).nonzero()[:, 0]
+            for rays in alike.split(RAYS) if len(alike) else ():
+                with torch.enable_grad():  # a few numbers a ray; who wants no gradient detaches them
+                    source = matrix[order, 3].expand(len(rays), 3).clone().requires_grad_()
+                    direction = in_voxels[rays][:, order].requires_grad_()
+                    step = direction[:, :2] / direction[:, 2:]
+                    start = source[:, :2] - source[:, 2:] * step
+                    length = distance[rays] / direction[:, 2].abs()
+                yield _Bundle(axis, rays, source, direction, start, step, length, range(low, high), near)
 
 
 def _sum_over_slices(q: Prepared, bundle: _Bundle, jacobian: bool) -> Float[Tensor, "ray"]:
