@@ -145,3 +145,13 @@ def test_demo_refuses_what_is_not_there(typed, patient):
     Path("file").write_text("x", encoding="utf-8")
     assert "file/demo cannot be written to: file is a file, no folder" in typed("demo", "-o", "file/demo").err
     assert sorted(Path().iterdir()) == [Path("file")]
+
+
+def test_demo_writes_over_nothing_that_it_reads_and_takes_no_empty_path(typed, patient):
+    assert "--ct is an empty text, no path" in typed("demo", "--ct", "").err
+    assert "--out is an empty text, no path" in typed("demo", "-o", "").err
+    Path("index.html").write_text("mine", encoding="utf-8")
+    ended = typed("demo", "--ct", ".", "-o", ".")
+    assert ended.code == 2
+    assert "index.html belongs to ., which is read" in ended.err
+    assert [file.name for file in Path().iterdir()] == ["index.html"]
