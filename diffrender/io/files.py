@@ -3,7 +3,6 @@
 import gzip
 import os
 import struct
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,7 +31,6 @@ _STRANGERS = (
     (b"# vtk DataFile", "a legacy VTK file; save the volume as NRRD or NIfTI"),
 )
 _CLAIMS = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".zip")
-_one_at_a_time = threading.RLock()  # file descriptor 2 belongs to the whole process
 
 
 @dataclass(frozen=True)
@@ -122,24 +120,6 @@ def parts_of(path: str | Path) -> Iterator[list[Part]]:
             yield [Part(f"{path}: {entry.filename}", _opener_in(archive, entry)) for entry in entries]
     else:
         yield [Part(str(path), _opener(place))]
-
-
-@contextmanager
-def without_native_output() -> Iterator[None]:
-    """Keep off the console what compiled code says there by itself (ITK's MetaIO); our own errors say it in words."""
-    with _one_at_a_time:
-        try:
-            kept = os.dup(2)
-        except OSError:  # no stderr at all, as in a windowed program
-            yield
-            return
-        try:
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def check_memory(path: str | Path, need: float, available: float | None = None) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from diffrender.errors import GeometryError, ImageError, PathError, notify
-from diffrender.io.files import check_memory, found, without_native_output
+from diffrender.io.files import check_memory, found
 from diffrender.io.filling import Filling, filled, most_bytes
+from diffrender.quiet import without_native_output
 from diffrender.volume import Volume, check_affine
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

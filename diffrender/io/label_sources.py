@@ -9,9 +9,10 @@ import SimpleITK
 import torch
 
 from diffrender.errors import InputError, LabelError, PathError
-from diffrender.io.files import found, kind_of, without_native_output
+from diffrender.io.files import found, kind_of
 from diffrender.io.itk import ITK_READERS, RAS_FROM_LPS, reason
 from diffrender.io.nifti import read_nifti
+from diffrender.quiet import without_native_output
 from diffrender.volume import check_affine
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")

@@ -1,12 +1,11 @@
 """NVIDIA warp, when it is there: started quietly, asked what it can do, and given threads on the CPU."""
 
 import atexit
-import contextlib
 import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from diffrender.errors import notify
+from diffrender.quiet import without_native_output
 
 LARGEST = 2**31 - 1  # warp indexes arrays with 32 bits
 _broken: list[str] = []  # why a kernel did not compile here: said once, then the torch twin serves
@@ -33,7 +33,7 @@ def start() -> Any:
             wp.config.log_level = wp.LOG_ERROR
         wp.config.quiet = True
         try:
-            with _without_native_output():
+            with without_native_output():
                 wp.init()
         except OSError as problem:  # its cache cannot be written: a read-only home, say
             _keep_kernels_for_this_run(wp, problem)
@@ -47,29 +47,12 @@ def _keep_kernels_for_this_run(wp: Any, problem: OSError) -> None:
     folder = tempfile.mkdtemp(prefix="diffrender-kernels-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     wp.config.kernel_cache_dir = folder
-    with _without_native_output():
+    with without_native_output():
         wp.init()
     notify(
         f"Warp's cache cannot be written ({problem}), so the kernels are compiled anew in every run. Set "
         "WARP_CACHE_PATH to a folder that can be written, and they are kept."
     )
-
-
-@contextlib.contextmanager
-def _without_native_output() -> Iterator[None]:
-    """Where there is no GPU, warp's native code says so on stderr whatever its log level: true, and no news to us."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # no stderr at all, as in a windowed program
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def why_not(volume: Tensor) -> str | None:

@@ -52,8 +52,9 @@ def test_a_folder_of_masks(typed, patient):
 
 def test_a_segmentation_of_slicer(typed, patient):
     image = SimpleITK.ReadImage(str(patient.labels))
-    for key, value in (("LabelValue", "7"), ("Layer", "0"), ("Name", "left hip")):
-        image.SetMetaData(f"Segment0_{key}", value)
+    for n, (label, name) in enumerate((("7", "left hip"), ("3", "sacrum"))):
+        for key, value in (("LabelValue", label), ("Layer", "0"), ("Name", name)):
+            image.SetMetaData(f"Segment{n}_{key}", value)
     SimpleITK.WriteImage(image, "s.seg.nrrd")
     ended = typed("info", "s.seg.nrrd")
     assert "is a segmentation of 3D Slicer" in ended.out
