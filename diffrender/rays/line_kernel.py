@@ -4,7 +4,8 @@ Joseph's method: a ray steps from voxel slice to voxel slice along its dominant 
 bilinearly in the other two, u (the one that runs faster in memory) and v. In a slice s the ray is at u = a + b s,
 v = c + e s, so that p = L sum_s B(a + b s, c + e s), L the length between two slices. Only five sums per ray
 (B, its two slopes, and the slopes times s) are needed for the exact derivative of this p in source and direction,
-and with them in any rigid motion: the pose Jacobian comes out of the same pass.
+and with them in any rigid motion: the pose Jacobian comes out of the same pass. A steep ray (see `pencil.STEEP`) takes
+two samples in a slice, a part of a slice before and behind it, and the mean of the two sums.
 
 Source: Joseph, IEEE TMI 1 (1982) 192, doi:10.1109/TMI.1982.4307572.
 
@@ -17,7 +18,7 @@ from typing import no_type_check
 
 import warp as wp
 
-from diffrender.rays.pencil import PAD
+from diffrender.rays.pencil import HALF_HAT, PAD, STEEP
 
 LANES = 8  # on the CPU; 4 and 16 are slower on AVX2. On CUDA a thread takes one ray
 DTYPES = {"int16": wp.int16, "float32": wp.float32, "float64": wp.float64}
@@ -46,6 +47,8 @@ def build(stored: str) -> SimpleNamespace:
         b: wp.float64
         c: wp.float64
         e: wp.float64
+        samples: int  # in a slice: 1, or 2 at `offset` slices before and behind it
+        offset: wp.float64
         length: wp.float64  # [mm] from slice to slice
         near: int  # the slice nearest the source along the ray, when the source lies inside the volume
         part: wp.float64  # and how far it is, in slices
@@ -125,9 +128,14 @@ def build(stored: str) -> SimpleNamespace:
             low = wp.max(low, o_w)
         else:
             high = wp.min(high, o_w)
-        air = pad - wp.float64(1.0)  # a voxel beyond the outermost centres
-        s = clip(low, high, a, b, air, wp.float64(extent(shape, u_axis(w))) - pad)
-        s = clip(s[0], s[1], c, e, air, wp.float64(extent(shape, v_axis(w))) - pad)
+        ray.samples = int(1)
+        ray.offset = wp.float64(0.0)
+        if b * b + e * e > wp.float64(STEEP):
+            ray.samples = int(2)
+            ray.offset = wp.float64(HALF_HAT)
+        air = pad - wp.float64(1.0) - ray.offset  # a voxel beyond the outermost centres; slopes are 1 at most
+        s = clip(low, high, a, b, air, wp.float64(extent(shape, u_axis(w)) - 1) - air)
+        s = clip(s[0], s[1], c, e, air, wp.float64(extent(shape, v_axis(w)) - 1) - air)
         ray.axis = w
         ray.length = norm / wp.abs(d_w)
         ray.first = int(1)
@@ -272,16 +280,19 @@ def build(stored: str) -> SimpleNamespace:
         start = crossing(ray, ray.first)
         a, b, c, e = start[0], real(ray.b), start[1], real(ray.e)
         sums = Sums()
-        base = ray.first * sw
-        for s in range(ray.last - ray.first + 1):
-            t = real(s)
-            x = sample(volume, base, su, sv, a + b * t, c + e * t)
-            sums.total += x[0]
-            sums.gu += x[1]
-            sums.gv += x[2]
-            sums.hu += x[1] * t
-            sums.hv += x[2] * t
-            base += sw
+        weight = one / real(ray.samples)
+        for k in range(ray.samples):
+            offset = real(wp.where(k == 0, -ray.offset, ray.offset))
+            base = ray.first * sw
+            for s in range(ray.last - ray.first + 1):
+                t = real(s) + offset
+                x = weight * sample(volume, base, su, sv, a + b * t, c + e * t)
+                sums.total += x[0]
+                sums.gu += x[1]
+                sums.gv += x[2]
+                sums.hu += x[1] * t
+                sums.hv += x[2] * t
+                base += sw
         return sums
 
     def lines(pose: bool, lanes: int):
@@ -316,16 +327,20 @@ def build(stored: str) -> SimpleNamespace:
             last = int(0)
             w = int(0)
             ahead = int(0)
+            samples = int(1)
+            offset = wp.float64(0.0)
             alike = int(1)
             for r in range(count):
                 q = pixel(detector, pixels, n + r)
                 d = direction_of(matrix, 0, q)
                 ray = ray_of(shape, o, d, wp.length(q), inside)
                 way = wp.where(pick(d, ray.axis) > wp.float64(0.0), 1, -1)
-                if r > 0 and (ray.axis != w or way != ahead):
+                if r > 0 and (ray.axis != w or way != ahead or ray.samples != samples):
                     alike = int(0)
                 w = ray.axis
                 ahead = way
+                samples = ray.samples
+                offset = ray.offset
                 a64[r] = ray.a
                 b64[r] = ray.b
                 c64[r] = ray.c
@@ -356,33 +371,36 @@ def build(stored: str) -> SimpleNamespace:
             high_v = lane(real(extent(shape, v_axis(w))) - real(1.5))
             v00, v01, v10, v11, fu, fv = lane(), lane(), lane(), lane(), lane(), lane()
             total, gu, gv, hu, hv = lane(), lane(), lane(), lane(), lane()
-            base = first * sw
-            for s in range(steps):
-                t = real(s)
-                u = wp.min(wp.max(a + b * t, low), high_u)
-                v = wp.min(wp.max(c + e * t, low), high_v)
-                for r in range(wp.static(lanes)):
-                    iu, iv = int(u[r]), int(v[r])
-                    m = base + iu * su + iv * sv
-                    v00[r] = real(volume[m])
-                    v01[r] = real(volume[m + su])
-                    v10[r] = real(volume[m + sv])
-                    v11[r] = real(volume[m + sv + su])
-                    fu[r] = u[r] - real(iu)
-                    fv[r] = v[r] - real(iv)
-                d0, d1 = v01 - v00, v11 - v10
-                x0 = v00 + wp.cw_mul(fu, d0)
-                slope_v = v10 + wp.cw_mul(fu, d1) - x0
-                total += x0 + wp.cw_mul(fv, slope_v)
-                if wp.static(pose):
-                    slope_u = d0 + wp.cw_mul(fv, d1 - d0)
-                    gu += slope_u
-                    gv += slope_v
-                    hu += slope_u * t
-                    hv += slope_v * t
-                base += sw
+            for k in range(samples):
+                shift = real(wp.where(k == 0, -offset, offset))
+                base = first * sw
+                for s in range(steps):
+                    t = real(s) + shift
+                    u = wp.min(wp.max(a + b * t, low), high_u)
+                    v = wp.min(wp.max(c + e * t, low), high_v)
+                    for r in range(wp.static(lanes)):
+                        iu, iv = int(u[r]), int(v[r])
+                        m = base + iu * su + iv * sv
+                        v00[r] = real(volume[m])
+                        v01[r] = real(volume[m + su])
+                        v10[r] = real(volume[m + sv])
+                        v11[r] = real(volume[m + sv + su])
+                        fu[r] = u[r] - real(iu)
+                        fv[r] = v[r] - real(iv)
+                    d0, d1 = v01 - v00, v11 - v10
+                    x0 = v00 + wp.cw_mul(fu, d0)
+                    slope_v = v10 + wp.cw_mul(fu, d1) - x0
+                    total += x0 + wp.cw_mul(fv, slope_v)
+                    if wp.static(pose):
+                        slope_u = d0 + wp.cw_mul(fv, d1 - d0)
+                        gu += slope_u
+                        gv += slope_v
+                        hu += slope_u * t
+                        hv += slope_v * t
+                    base += sw
             # Copies: what a variable indexes lies in memory, and the sums of the loop above shall stay in registers.
-            totals, gus, gvs, hus, hvs = total * one, gu * one, gv * one, hu * one, hv * one
+            share = one / real(samples)
+            totals, gus, gvs, hus, hvs = total * share, gu * share, gv * share, hu * share, hv * share
             for r in range(count):
                 sums = Sums()
                 sums.total = totals[r]
@@ -453,9 +471,12 @@ def build(stored: str) -> SimpleNamespace:
             return
         start_at = crossing(ray, ray.first)
         a, b, c, e = start_at[0], real(ray.b), start_at[1], real(ray.e)
-        for s in range(wp.max(ray.first, low), wp.min(ray.last + 1, high)):
-            t = real(s - ray.first)
-            scatter(out, shape, w, s, low, high, a + b * t, c + e * t, weight)
+        share = weight / real(ray.samples)
+        for k in range(ray.samples):
+            offset = real(wp.where(k == 0, -ray.offset, ray.offset))
+            for s in range(wp.max(ray.first, low), wp.min(ray.last + 1, high)):
+                t = real(s - ray.first) + offset
+                scatter(out, shape, w, s, low, high, a + b * t, c + e * t, share)
         if inside != 0:
             f = real(ray.part)
             at = crossing(ray, ray.near)
@@ -486,8 +507,8 @@ def build(stored: str) -> SimpleNamespace:
         first = wp.max(wp.float64(ray.first), pick(low, w))
         last = wp.min(wp.float64(ray.last), pick(high, w))
         u, v = u_axis(w), v_axis(w)
-        s = clip(first, last, ray.a, ray.b, pick(low, u), pick(high, u))
-        s = clip(s[0], s[1], ray.c, ray.e, pick(low, v), pick(high, v))
+        s = clip(first, last, ray.a, ray.b, pick(low, u) - ray.offset, pick(high, u) + ray.offset)
+        s = clip(s[0], s[1], ray.c, ray.e, pick(low, v) - ray.offset, pick(high, v) + ray.offset)
         ray.first = int(1)
         ray.last = int(0)
         if s[0] <= s[1]:
@@ -526,43 +547,45 @@ def build(stored: str) -> SimpleNamespace:
         a, b, c, e = at[0], real(ray.b), at[1], real(ray.e)
         run = int(0)  # one set's steps are summed in a register for as long as the ray stays inside it
         steps = wp.float32(0.0)
-        base = ray.first * sw
-        for s in range(ray.last - ray.first + 1):
-            t = real(s)
-            u, v = a + b * t, c + e * t
-            weight = wp.float32(1.0)
-            if inside != 0 and s + ray.first == ray.near:
-                weight = wp.float32(0.5) + wp.float32(0.5) * wp.float32(ray.part)
-            iu, iv = int(u), int(v)
-            m = base + iu * su + iv * sv
-            base += sw
-            g00 = int(groups[m])
-            if g00 >= 0:  # all corners are of one set
-                if g00 != run:
-                    if run != 0:
-                        flush(lengths, starts, members, run, n, length * steps)
-                    run = g00
-                    steps = wp.float32(0.0)
-                steps += weight
-            else:
-                g00 = -1 - g00
-                g01, g10, g11 = set_at(groups, m + su), set_at(groups, m + sv), set_at(groups, m + sv + su)
-                fu, fv = wp.float32(u - real(iu)), wp.float32(v - real(iv))
-                w1 = weight * fv
-                w0 = weight - w1
-                x01, x11 = w0 * fu, w1 * fu
-                x00, x10 = w0 - x01, w1 - x11
-                mine = wp.where(g00 == run, x00, 0.0) + wp.where(g01 == run, x01, 0.0)
-                mine += wp.where(g10 == run, x10, 0.0) + wp.where(g11 == run, x11, 0.0)
-                steps += mine
-                if g00 != run and g00 != 0:
-                    flush(lengths, starts, members, g00, n, length * x00)
-                if g01 != run and g01 != 0:
-                    flush(lengths, starts, members, g01, n, length * x01)
-                if g10 != run and g10 != 0:
-                    flush(lengths, starts, members, g10, n, length * x10)
-                if g11 != run and g11 != 0:
-                    flush(lengths, starts, members, g11, n, length * x11)
+        for k in range(ray.samples):
+            offset = real(wp.where(k == 0, -ray.offset, ray.offset))
+            base = ray.first * sw
+            for s in range(ray.last - ray.first + 1):
+                t = real(s) + offset
+                u, v = a + b * t, c + e * t
+                weight = wp.float32(1.0) / wp.float32(ray.samples)
+                if inside != 0 and s + ray.first == ray.near:
+                    weight *= wp.float32(0.5) + wp.float32(0.5) * wp.float32(ray.part)
+                iu, iv = int(u), int(v)
+                m = base + iu * su + iv * sv
+                base += sw
+                g00 = int(groups[m])
+                if g00 >= 0:  # all corners are of one set
+                    if g00 != run:
+                        if run != 0:
+                            flush(lengths, starts, members, run, n, length * steps)
+                        run = g00
+                        steps = wp.float32(0.0)
+                    steps += weight
+                else:
+                    g00 = -1 - g00
+                    g01, g10, g11 = set_at(groups, m + su), set_at(groups, m + sv), set_at(groups, m + sv + su)
+                    fu, fv = wp.float32(u - real(iu)), wp.float32(v - real(iv))
+                    w1 = weight * fv
+                    w0 = weight - w1
+                    x01, x11 = w0 * fu, w1 * fu
+                    x00, x10 = w0 - x01, w1 - x11
+                    mine = wp.where(g00 == run, x00, 0.0) + wp.where(g01 == run, x01, 0.0)
+                    mine += wp.where(g10 == run, x10, 0.0) + wp.where(g11 == run, x11, 0.0)
+                    steps += mine
+                    if g00 != run and g00 != 0:
+                        flush(lengths, starts, members, g00, n, length * x00)
+                    if g01 != run and g01 != 0:
+                        flush(lengths, starts, members, g01, n, length * x01)
+                    if g10 != run and g10 != 0:
+                        flush(lengths, starts, members, g10, n, length * x10)
+                    if g11 != run and g11 != 0:
+                        flush(lengths, starts, members, g11, n, length * x11)
         if run != 0:
             flush(lengths, starts, members, run, n, length * steps)
         if inside != 0:  # the part of a step at the source belongs to the set of the nearest voxel

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, Integer, Shaped
+from jaxtyping import Bool, Float, Int64, Integer, Shaped
 from torch import Tensor
 
-from diffrender.rays.pencil import PAD, Pencil
+from diffrender.rays.pencil import HALF_HAT, PAD, STEEP, Pencil
 from diffrender.rays.prepared import Prepared, PreparedLabels
 
 SAMPLES = 1_000_000  # at once: about 60 MB with the gradient
@@ -37,6 +37,7 @@ class _Bundle:
     length: Float[Tensor, "ray"]  # [mm] from slice to slice
     slices: range  # in front of the source, without the pad
     near: int  # the slice nearest the source
+    offsets: tuple[float, ...]  # from a slice to the places where it is sampled [slices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class _Chunk:
     """Some slices of a bundle, cut to the rectangle that its rays cross; nothing of it carries a gradient."""
 
     slices: range
+    at: Float[Tensor, "s"]  # where along the ray, [slices]
     corner: tuple[int, int]  # (v, u) in the padded slice
     slab: Float[Tensor, "s v u"]  # less air
     grid: Float[Tensor, "s ray 2"]  # where the rays are, (u, v), -1..1 from the first to the last centre
@@ -87,7 +89,7 @@ def adjoint(q: Prepared, pencil: Pencil, g: Float[Tensor, "ray"], out: Float[Ten
             slab = chunk.slab.requires_grad_()
             with torch.enable_grad():
                 sampled = _sample(slab, chunk.grid)
-            (grad,) = torch.autograd.grad(sampled, slab, weight.expand(sampled.shape))
+            (grad,) = torch.autograd.grad(sampled, slab, (weight / len(bundle.offsets)).expand(sampled.shape))
             place = [slice(chunk.slices.start - PAD, chunk.slices.stop - PAD)]
             for axis, low in enumerate(chunk.corner, 1):  # what lies in the pad is dropped
                 high = min(low + slab.shape[axis] - PAD, turned.shape[axis])
@@ -111,7 +113,8 @@ def label_lengths(q: Prepared, labels: PreparedLabels, pencil: Pencil) -> Float[
         groups = labels.groups.permute(_TURNS[bundle.axis])
         steps = torch.zeros((len(starts) - 1, len(bundle.rays)), dtype=torch.float32, device=on)
         for slices in _slice_chunks(bundle, per_slice=8 * len(bundle.rays)):
-            _count_labels(bundle, groups, slices, pencil.inside, steps)
+            for offset in bundle.offsets:
+                _count_labels(bundle, groups, slices, offset, pencil.inside, steps)
         if pencil.inside:
             voxel = (bundle.source[0].detach() + 0.5).floor().long().tolist()
             set_here = int(_sets(groups[voxel[2], voxel[1], voxel[0]]))
@@ -128,6 +131,7 @@ def _bundles(q: Prepared, pencil: Pencil) -> Iterator[_Bundle]:
     in_voxels = in_camera @ matrix[:, :3].T
     distance = in_camera.norm(dim=1)
     dominant = in_voxels.abs().argmax(dim=1)
+    slopes2 = (in_voxels**2).sum(1) / in_voxels.abs().amax(1) ** 2 - 1
     for axis in range(3):
         order = list(_AXES[axis])
         count = q.padded.shape[2 - axis]
@@ -136,15 +140,23 @@ def _bundles(q: Prepared, pencil: Pencil) -> Iterator[_Bundle]:
             near = math.ceil(place) if forward else math.floor(place)
             low = max(PAD, near) if forward else PAD
             high = count - PAD if forward else min(count - PAD, near + 1)
-            alike = ((dominant == axis) & ((in_voxels[:, axis] > 0) == forward)).nonzero()[:, 0]
-            for rays in alike.split(RAYS) if len(alike) else ():
+            alike = (dominant == axis) & ((in_voxels[:, axis] > 0) == forward)
+            for steep, rays in _in_parts(alike, slopes2 > STEEP):
                 with torch.enable_grad():  # a few numbers a ray; who wants no gradient detaches them
                     source = matrix[order, 3].expand(len(rays), 3).clone().requires_grad_()
                     direction = in_voxels[rays][:, order].requires_grad_()
                     step = direction[:, :2] / direction[:, 2:]
                     start = source[:, :2] - source[:, 2:] * step
                     length = distance[rays] / direction[:, 2].abs()
-                yield _Bundle(axis, rays, source, direction, start, step, length, range(low, high), near)
+                offsets = (-HALF_HAT, HALF_HAT) if steep else (0.0,)
+                yield _Bundle(axis, rays, source, direction, start, step, length, range(low, high), near, offsets)
+
+
+def _in_parts(alike: Bool[Tensor, "ray"], steep: Bool[Tensor, "ray"]) -> Iterator[tuple[bool, Int64[Tensor, "part"]]]:
+    for is_steep in (False, True):
+        rays = (alike & (steep == is_steep)).nonzero()[:, 0]
+        for part in rays.split(RAYS) if len(rays) else ():
+            yield is_steep, part
 
 
 def _sum_over_slices(q: Prepared, bundle: _Bundle, jacobian: bool) -> Float[Tensor, "ray"]:
@@ -158,14 +170,14 @@ def _sum_over_slices(q: Prepared, bundle: _Bundle, jacobian: bool) -> Float[Tens
         total += sampled.detach().sum(0)
         if jacobian:
             (grad,) = torch.autograd.grad(sampled, chunk.grid, torch.ones_like(sampled))
-            at = torch.tensor(chunk.slices, dtype=q.real, device=grad.device)
             by_start += grad.sum(0) * chunk.scale
-            by_step += torch.einsum("s,src->rc", at, grad) * chunk.scale
+            by_step += torch.einsum("s,src->rc", chunk.at, grad) * chunk.scale
+    mean = total.cpu().double() / len(bundle.offsets)
     if not jacobian:
-        return total.cpu().double()
+        return mean
     change = (bundle.start - bundle.start.detach()) * by_start.cpu().double()
     change = change + (bundle.step - bundle.step.detach()) * by_step.cpu().double()
-    return total.cpu().double() + change.sum(1)
+    return mean + change.sum(1) / len(bundle.offsets)
 
 
 def _first_step(q: Prepared, bundle: _Bundle, padded: Tensor | None = None) -> Float[Tensor, "ray"]:
@@ -199,21 +211,23 @@ def _chunks(q: Prepared, bundle: _Bundle) -> Iterator[_Chunk]:
     on = {"dtype": q.real, "device": q.padded.device}
     start, step = bundle.start.detach(), bundle.step.detach()
     for slices in _slice_chunks(bundle, len(bundle.rays) + turned[0].numel()):
-        ends = torch.cat([start + step * slices.start, start + step * (slices.stop - 1)])
-        # The rectangle that the rays cross, a voxel of air around the volume at most: beyond it all is air.
-        highest = torch.tensor([turned.shape[2] - PAD, turned.shape[1] - PAD])
-        low = ends.amin(0).floor().long().clamp(min=PAD - 1)
-        high = torch.minimum(ends.amax(0).floor().long() + 1, highest)
-        if (high <= low).any():
-            continue
-        (u, v), (u_end, v_end) = low.tolist(), (high + 1).tolist()
-        slab = turned[slices.start : slices.stop, v:v_end, u:u_end].to(q.real, copy=True).contiguous()
-        if q.air:
-            slab -= q.air
-        scale = 2 / (high - low).double()
-        at = torch.tensor(slices, **on)[:, None, None]
-        grid = torch.addcmul(((start - low) * scale - 1).to(**on), at, (step * scale).to(**on))
-        yield _Chunk(slices, (v, u), slab, grid, scale.to(**on))
+        for offset in bundle.offsets:
+            at = torch.tensor(slices, dtype=torch.float64) + offset
+            ends = torch.cat([start + step * at[0], start + step * at[-1]])
+            # The rectangle that the rays cross, a voxel of air around the volume at most: beyond it all is air.
+            highest = torch.tensor([turned.shape[2] - PAD, turned.shape[1] - PAD])
+            low = ends.amin(0).floor().long().clamp(min=PAD - 1)
+            high = torch.minimum(ends.amax(0).floor().long() + 1, highest)
+            if (high <= low).any():
+                continue
+            (u, v), (u_end, v_end) = low.tolist(), (high + 1).tolist()
+            slab = turned[slices.start : slices.stop, v:v_end, u:u_end].to(q.real, copy=True).contiguous()
+            if q.air:
+                slab -= q.air
+            scale = 2 / (high - low).double()
+            along = at.to(**on)
+            grid = torch.addcmul(((start - low) * scale - 1).to(**on), along[:, None, None], (step * scale).to(**on))
+            yield _Chunk(slices, along, (v, u), slab, grid, scale.to(**on))
 
 
 def _slice_chunks(bundle: _Bundle, per_slice: int) -> Iterator[range]:
@@ -227,12 +241,12 @@ def _sample(slab: Float[Tensor, "s v u"], grid: Float[Tensor, "s ray 2"]) -> Flo
 
 
 def _count_labels(
-    bundle: _Bundle, groups: Tensor, slices: range, inside: bool, steps: Float[Tensor, "set ray"]
+    bundle: _Bundle, groups: Tensor, slices: range, offset: float, inside: bool, steps: Float[Tensor, "set ray"]
 ) -> None:
     """Add to `steps` how many steps each ray makes in each set of labels, bilinear weights as fractions."""
     on = {"dtype": torch.float32, "device": steps.device}
     s = torch.arange(slices.start, slices.stop, device=steps.device)
-    at = bundle.start.detach().to(**on) + s[:, None, None] * bundle.step.detach().to(**on)
+    at = bundle.start.detach().to(**on) + (s[:, None, None] + offset) * bundle.step.detach().to(**on)
     whole = at.floor()
     fraction = at - whole
     ray = torch.arange(len(bundle.rays), device=steps.device)
@@ -241,7 +255,7 @@ def _count_labels(
             index = [(whole[..., n] + (du, dv)[n]).long() for n in range(2)]
             clamped = [x.clamp(0, groups.shape[2 - n] - 1) for n, x in enumerate(index)]
             weight = torch.where(torch.tensor(du == 1), fraction[..., 0], 1 - fraction[..., 0])
-            weight = weight * (fraction[..., 1] if dv else 1 - fraction[..., 1])
+            weight = weight * (fraction[..., 1] if dv else 1 - fraction[..., 1]) / len(bundle.offsets)
             if inside and bundle.near in slices:
                 weight[bundle.near - slices.start] *= 0.5 + 0.5 * abs(bundle.near - float(bundle.source[0, 2].detach()))
             sets = _sets(groups[s[:, None], clamped[1], clamped[0]])

@@ -121,6 +121,14 @@ def test_real_ct_meets_the_exact_integral_and_siddon(backend, real_data):
         assert difference(p, boxes) < difference(exact, boxes) + 1e-3
 
 
+def test_steep_rays_through_noise_stay_near_the_exact_integral(backend, rough):
+    """Oblique to all three axes through noise, the worst case for one sample in a slice (2.4 %; with two 0.9 %)."""
+    camera = camera_of(rough, along=tuple(rough.world_from_voxel[:3, :3].numpy() @ [1.0, 0.93, -0.9]))
+    p = dr.line_integrals(rough.values, rough.world_from_voxel, camera, backend=backend).numpy().ravel()
+    exact = judges.trilinear_integral(rough.values, rough.world_from_voxel.numpy(), *rays_of(camera))
+    assert np.linalg.norm(p - exact) < 1.2e-2 * np.linalg.norm(exact)
+
+
 def test_twin_and_kernel_sum_the_same(rough):
     pytest.importorskip("warp")
     for camera in from_all_sides(rough):
