@@ -36,11 +36,6 @@ def cross_matrix(r: Float[Tensor, "3"]) -> Float[Tensor, "3 3"]:
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
 
 
-def centre_of(body: Volume | Mesh) -> Float[Tensor, "3"]:
-    """What a body turns about by default: the middle of the voxel lattice, or of the mesh's bounding box, RAS [mm]."""
-    return body.centre
-
-
 def moved(body: Body, xi: Float[Tensor, "*six"], centre: Float[Tensor, "3"] | None = None) -> Body:
     """The body after the pose change `xi`: a volume keeps its values and gets a new lattice, a mesh new vertices.
 
@@ -54,7 +49,7 @@ def moved(body: Body, xi: Float[Tensor, "*six"], centre: Float[Tensor, "3"] | No
     xi = check_xi(torch.as_tensor(xi, dtype=torch.float64))
     if xi.ndim != 1:
         raise GeometryError(f"One body is moved once: six numbers, not {list(xi.shape)}. Move it once for each motion.")
-    about = centre_of(body) if centre is None else check_point(centre)
+    about = body.centre if centre is None else check_point(centre)
     moved_from_body = motion(xi, about)
     if isinstance(body, Volume):
         return dataclasses.replace(body, world_from_voxel=moved_from_body @ body.world_from_voxel)

@@ -104,13 +104,6 @@ class Volume:
             raise LabelError(f"Label {label} does not occur in this volume; it has {list(self.label_ids) or 'none'}.")
         return self.labels[self.label_ids.index(label)] if self.labels.ndim == 4 else self.labels == label
 
-    def to_device(self, device: torch.device | str) -> "Volume":
-        """The same volume with values and labels on `device`; the lattice stays on the CPU in float64."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return Volume(
-            self.values.to(device), self.world_from_voxel, labels, self.names, self.unit, self.source, self.header
-        )
-
     def __repr__(self) -> str:
         low, high = self.values.amin().item(), self.values.amax().item()
         size = self.values.element_size() * self.values.numel()
