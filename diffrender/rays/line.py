@@ -4,22 +4,20 @@ Joseph's method on the trilinear interpolant; `line_kernel` holds the fused kern
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from diffrender.camera import Camera
-from diffrender.errors import BackendError, GeometryError, LabelError, SettingError
-from diffrender.pose import check_point, check_xi
+from diffrender.errors import BackendError, LabelError, SettingError
 from diffrender.rays import line_torch, line_warp
-from diffrender.rays.pencil import Pencil, pencil_of
+from diffrender.rays.aim import Aimed, Lattice, aim, gathered
+from diffrender.rays.pencil import Pencil
 from diffrender.rays.prepared import Prepared, PreparedLabels, prepare
-from diffrender.volume import check_affine, tensor_of
+from diffrender.volume import tensor_of
 
 BACKENDS = ("auto", "torch", "warp")
 
@@ -52,7 +50,7 @@ def line_integrals(
     """
     values = values if isinstance(values, Prepared) else tensor_of(values)
     q = values if isinstance(values, Prepared) else prepare(values)
-    view = _view(q, world_from_voxel, camera, xi, centre, pixels)
+    view = _aimed(q, world_from_voxel, camera, xi, centre, pixels)
     engine = _engine(backend, q)
     wants_pose = view.xi is not None and view.xi.requires_grad and torch.is_grad_enabled()
     p = _Integral.apply(q.values, view.xi, q, view.pencils, engine, wants_pose)[0]
@@ -76,7 +74,7 @@ def line_integrals_with_jacobian(
     Returns: p (h, w) and J (h, w, 6) = d p / d xi [1/mm, 1/rad], exactly the derivative of this p; detached.
     """
     q = values if isinstance(values, Prepared) else prepare(tensor_of(values).detach())
-    view = _view(q, world_from_voxel, camera, xi, centre, pixels)
+    view = _aimed(q, world_from_voxel, camera, xi, centre, pixels)
     engine = _engine(backend, q)
     parts = [engine.project(q, pencil, jacobian=True) for pencil in view.pencils]
     shape = view.leading + view.pencils[0].size
@@ -102,68 +100,20 @@ def label_lengths(
     """
     if labels.groups.shape != q.padded.shape:
         raise LabelError(f"Labels of {list(labels.groups.shape)} and volume of {list(q.padded.shape)} (padded) differ.")
-    (pencil,) = _view(q, world_from_voxel, camera, None, None, None).pencils
+    (pencil,) = _aimed(q, world_from_voxel, camera).pencils
     return _engine(backend, q).label_lengths(q, labels, pencil).reshape(len(labels.ids), *pencil.size)
 
 
-@dataclass(frozen=True, eq=False)
-class _View:
-    pencils: list[Pencil]
-    xi: Tensor | None
-    leading: tuple[int, ...]
-
-
-def _view(
+def _aimed(
     q: Prepared,
     world_from_voxel: Tensor,
     camera: Camera | Sequence[Camera],
-    xi: Tensor | None,
-    centre: Tensor | None,
-    pixels: Tensor | None,
-) -> _View:
-    cameras = [camera] if isinstance(camera, Camera) else list(camera)
-    if not all(isinstance(c, Camera) for c in cameras):
-        raise GeometryError(f"A camera, or a sequence of cameras, is needed; found {camera!r}.")
-    if not cameras or len({c.image_size for c in cameras}) != 1:
-        sizes = sorted({c.image_size for c in cameras})
-        raise GeometryError(
-            f"A batch needs cameras whose images have one size; these have {sizes or 'no camera at all'}."
-        )
-    xi = None if xi is None else check_xi(torch.as_tensor(xi))
-    if xi is not None and (xi.ndim > 2 or 0 in xi.shape):
-        raise GeometryError(f"Motions are (6,) or (n, 6) with n at least 1; these are {list(xi.shape)}.")
-    motions = np.zeros((1, 6)) if xi is None else _numbers(xi).reshape(-1, 6)
-    leading: tuple[int, ...] = () if isinstance(camera, Camera) and (xi is None or xi.ndim == 1) else (1,)
-    if len(cameras) > 1 and len(motions) > 1 and len(cameras) != len(motions):
-        raise GeometryError(
-            f"{len(cameras)} cameras and {len(motions)} motions do not pair; give as many, or one of either."
-        )
-    count = max(len(cameras), len(motions))
-    for name, given in (("world_from_voxel", world_from_voxel), ("centre", centre), ("pixels", pixels)):
-        if isinstance(given, Tensor) and given.requires_grad and torch.is_grad_enabled():
-            raise SettingError(
-                f"{name} carries a gradient that would be lost: rays are differentiable in the values and in xi. Pass "
-                "the motion as xi=, and the lattice at rest; or detach it."
-            )
-    world = torch.as_tensor(world_from_voxel, dtype=torch.float64)
-    check_affine(world, "world_from_voxel")
-    lattice = _numbers(world)
-    k, j, i = q.base_shape
-    middle = lattice @ [(i - 1) / 2, (j - 1) / 2, (k - 1) / 2, 1.0]
-    about = middle[:3] if centre is None else _numbers(check_point(centre))
-    positions = None if pixels is None else _numbers(torch.as_tensor(pixels))
-    if positions is not None and (positions.shape[1:] != (2,) or not np.isfinite(positions).all()):
-        raise GeometryError(f"Pixels are (n, 2) finite positions (row, column); these are {list(positions.shape)}.")
-    level = lattice @ q.base_from_level
-    pencils = [
-        pencil_of(cameras[n % len(cameras)], level, q.shape, motions[n % len(motions)], about, positions)
-        for n in range(count)
-    ]
-    return _View(pencils, xi, (count,) if leading else ())
-
-
-def _numbers(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy().astype(np.float64)
+    xi: Tensor | None = None,
+    centre: Tensor | None = None,
+    pixels: Tensor | None = None,
+) -> Aimed:
+    lattice = Lattice(world_from_voxel, q.base_shape, q.shape, q.base_from_level)
+    return aim(lattice, camera, xi, centre, pixels)
 
 
 class _Integral(torch.autograd.Function):
@@ -194,10 +144,7 @@ class _Integral(torch.autograd.Function):
                 ctx.engine.adjoint(ctx.q, pencil, part.to(ctx.q.real).contiguous(), g_values)
         if ctx.needs_input_grad[1]:
             rows = [part.to(j) @ j.reshape(-1, 6) for j, part in zip(ctx.jacobians, g, strict=True)]
-            g_xi = torch.stack(rows).to(ctx.xi)
-            g_xi = g_xi.sum(0) if ctx.xi.ndim == 1 else g_xi
-            if ctx.xi.ndim == 2 and len(ctx.xi) == 1:
-                g_xi = g_xi.sum(0, keepdim=True)
+            g_xi = gathered(rows, ctx.xi)
         return g_values, g_xi, None, None, None, None
 
 
