@@ -1,0 +1,148 @@
+"""Emission-absorption along rays: what direct volume rendering shows of a lattice of colours and extinction.
+
+With samples x_i a step dt apart on a ray, A_i = 1 - exp(-kappa_i dt) (eq. 3, 10) and T_i the product of 1 - A over the
+samples before (eq. 6), a ray shows sum_i T_i A_i c_i and covers 1 - T_end: premultiplied colour and alpha (eq. 5).
+A sample lies at t_in + (n + start) dt, t_in where the ray enters the box of the voxel centres, as in VTK; there is
+nothing beyond the outermost voxel centres. `march_kernel` holds the fused kernels, `march_torch` their plain twin.
+
+Source: Weiss & Navab, Deep Direct Volume Rendering (2021), eq. 1-12; literal (2) and (10) leave colour unweighted.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from diffrender.camera import Camera
+from diffrender.errors import BackendError, ImageError
+from diffrender.rays import march_torch, march_warp
+from diffrender.rays.aim import Lattice, aim, gathered
+from diffrender.rays.field import Field, Gradients, MarchSettings, Rays
+from diffrender.rays.pencil import Pencil
+
+
+def march(
+    field: Field,
+    camera: Camera | Sequence[Camera],
+    settings: MarchSettings | None = None,
+    xi: Float[Tensor, "*n six"] | None = None,
+    centre: Float[Tensor, "3"] | None = None,
+    jitter: torch.Generator | None = None,
+) -> Float[Tensor, "*batch channel h w"]:
+    """Composite a field along the ray of every pixel.
+
+    Args:
+        field: what the rays meet; differentiable in its values and its table's entries.
+        camera: one, or a sequence of cameras with images of one size.
+        settings: by default one sample a voxel, alpha compositing.
+        xi: motion of the field (t [mm], r [rad]), (6,) or (n, 6); differentiable.
+        centre: RAS [mm] about which it turns; by default the middle of its lattice.
+        jitter: draws where each ray's first sample lies within its first step (eq. 7); None: settings.start for all.
+    Returns: (channel, h, w): premultiplied colours and, last, alpha; one more leading axis for a sequence.
+        float64 for float64 input, else float32. Without any gradient asked for, empty space is skipped and a ray ends
+        where less than 1e-3 of it is left; with gradients neither, since both would cut them off.
+    Raises: GeometryError, SettingError, BackendError.
+    """
+    settings = MarchSettings() if settings is None else settings
+    aimed = aim(Lattice(field.world_from_voxel, field.shape), camera, xi, centre)
+    step = field.voxel_size / settings.sampling_rate
+    views = [Rays(pencil, step, _starts(pencil, settings, jitter)) for pencil in aimed.pencils]
+    engine = _engine(field, settings)
+    entries = None if field.table is None else field.table.entries
+    wanted = any(t is not None and t.requires_grad for t in (field.values, entries, aimed.xi))
+    if wanted and torch.is_grad_enabled():
+        images = _March.apply(field.values, entries, aimed.xi, field, views, settings, engine)
+    else:
+        images = torch.stack([engine.draw(field, rays, settings) for rays in views])
+    shape = (field.channels, *views[0].pencil.size)
+    return images.reshape(*aimed.leading, *shape)
+
+
+def march_weights(
+    ids: Integer[Tensor, "k j i"],
+    extinction: Float[Tensor, "k j i"],
+    count: int,
+    world_from_voxel: Float[Tensor, "4 4"],
+    camera: Camera,
+    settings: MarchSettings | None = None,
+) -> Float[Tensor, "count h w"]:
+    """How much the voxels of each id weigh in each pixel: for a fixed extinction the image is linear in the colours.
+
+    The sum of weights[n] * colours[n] is the colour that `march` shows of the field whose colours are colours[ids] and
+    whose extinction is `extinction`, trilinear interpolation included. Without gradient.
+
+    Args:
+        ids: from 0 to count - 1.
+        extinction: kappa [1/mm].
+    Raises: ImageError for ids outside 0 to count - 1; as `march`.
+    """
+    settings = MarchSettings() if settings is None else settings
+    if ids.shape != extinction.shape or int(ids.min()) < 0 or int(ids.max()) >= count:
+        raise ImageError(
+            f"Ids go from 0 to {count - 1}, one a voxel of the extinction; these have the shape {list(ids.shape)} for "
+            f"{list(extinction.shape)} and go from {int(ids.min())} to {int(ids.max())}."
+        )
+    field = Field(extinction.detach()[None], world_from_voxel)
+    (pencil,) = aim(Lattice(field.world_from_voxel, field.shape), camera).pencils
+    rays = Rays(pencil, field.voxel_size / settings.sampling_rate, settings.start)
+    return _engine(field, settings).weights(ids, field, rays, settings, count).reshape(count, *pencil.size)
+
+
+def _starts(pencil: Pencil, settings: MarchSettings, jitter: torch.Generator | None) -> Tensor | float:
+    if jitter is None:
+        return settings.start
+    # 1 - U[0, 1): never 0, so that no ray samples the face of the box itself
+    return 1 - torch.rand(pencil.count, generator=jitter, device=jitter.device)
+
+
+class _March(torch.autograd.Function):
+    """Images of all views; `engine` is `march_torch` or `march_warp`, both with `draw`, `project` and `adjoint`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        entries: Tensor | None,
+        xi: Tensor | None,
+        field: Field,
+        views: list[Rays],
+        settings: MarchSettings,
+        engine: ModuleType,
+    ) -> Tensor:
+        parts = [engine.project(field, rays, settings) for rays in views]
+        ctx.field, ctx.views, ctx.settings, ctx.engine, ctx.xi = field, views, settings, engine, xi
+        ctx.kept = parts
+        return torch.stack([image for image, _ in parts])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        field = ctx.field
+        wants_values, wants_entries, wants_pose = ctx.needs_input_grad[:3]
+        values = torch.zeros_like(field.values, dtype=field.real) if wants_values else None  # in the same strides
+        entries = torch.zeros_like(field.table.entries, dtype=field.real) if wants_entries else None
+        poses = []
+        for rays, kept, part in zip(ctx.views, ctx.kept, g, strict=True):
+            pose = torch.zeros(6, dtype=torch.float64) if wants_pose else None
+            out = Gradients(values, entries, pose)
+            ctx.engine.adjoint(field, rays, ctx.settings, kept, part.to(field.real).contiguous(), out)
+            poses.append(pose)
+        g_values = None if values is None else values.to(field.values.dtype)
+        g_entries = None if entries is None else entries.to(field.table.entries.dtype)
+        return g_values, g_entries, gathered(poses, ctx.xi) if wants_pose else None, None, None, None, None
+
+
+def _engine(field: Field, settings: MarchSettings) -> ModuleType:
+    if settings.backend == "torch":
+        return march_torch
+    problem = march_warp.why_not(field, settings)
+    if problem is None:
+        return march_warp
+    if settings.backend == "warp":
+        raise BackendError(
+            f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it."
+        )
+    return march_torch
