@@ -8,12 +8,12 @@ nothing beyond the outermost voxel centres. `march_kernel` holds the fused kerne
 Source: Weiss & Navab, Deep Direct Volume Rendering (2021), eq. 1-12; literal (2) and (10) leave colour unweighted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from diffrender.camera import Camera
@@ -89,6 +89,20 @@ def march_weights(
     (pencil,) = aim(Lattice(field.world_from_voxel, field.shape), camera).pencils
     rays = Rays(pencil, field.voxel_size / settings.sampling_rate, settings.start)
     return _engine(field, settings).weights(ids, field, rays, settings, count).reshape(count, *pencil.size)
+
+
+def samples_along(
+    field: Field, camera: Camera, settings: MarchSettings | None = None, jitter: torch.Generator | None = None
+) -> Iterator[tuple[Integer[Tensor, "ray"], Float[Tensor, "channel sample ray"], Bool[Tensor, "sample ray"]]]:
+    """What the samples of each ray hold, for accumulators of other kinds; some rays at a time.
+
+    Returns: for each part of the image its pixels (row * width + column), the field's channels at their samples, front
+        to back, and which samples lie within the volume. Differentiable in the field's values and entries.
+    """
+    settings = MarchSettings() if settings is None else settings
+    (pencil,) = aim(Lattice(field.world_from_voxel, field.shape), camera).pencils
+    rays = Rays(pencil, field.voxel_size / settings.sampling_rate, _starts(pencil, settings, jitter))
+    return march_torch.samples_along(field, rays)
 
 
 def _starts(pencil: Pencil, settings: MarchSettings, jitter: torch.Generator | None) -> Tensor | float:

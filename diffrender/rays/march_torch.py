@@ -95,6 +95,16 @@ def weights(
     return total.T
 
 
+def samples_along(field: Field, rays: Rays) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For some rays at a time: which, the field's channels (channel, sample, ray), and which samples lie inside."""
+    for part, source, directions in _parts(field, rays):
+        samples = _samples(field, rays, part, source, directions)
+        numbers, channels = _channels(
+            field, field.values, None if field.table is None else field.table.entries, samples
+        )
+        yield part.to(numbers.device), channels, samples.inside.to(numbers.device)
+
+
 def _gradients(image: Tensor, wanted: list[Tensor], g: Tensor) -> tuple[Tensor, ...]:
     found = torch.autograd.grad(image, wanted, g, allow_unused=True)
     return tuple(torch.zeros_like(w) if f is None else f for w, f in zip(wanted, found, strict=True))
@@ -131,13 +141,17 @@ def _samples(field: Field, rays: Rays, part: Int64[Tensor, "ray"], source: Tenso
 def _composite(
     field: Field, values: Tensor, entries: Tensor | None, samples: _Samples, step: float, settings: MarchSettings
 ) -> Float[Tensor, "channel ray"]:
-    on = {"device": values.device, "dtype": field.real}
     inside = samples.inside.to(values.device)
-    numbers = _interpolated(values, samples.positions.to(**on))
-    channels = numbers if entries is None else _classified(numbers, entries.to(field.real), field)
+    numbers, channels = _channels(field, values, entries, samples)
     if not len(inside):
         return (channels.sum(1)) * 0
     return _ACCUMULATE[settings.accumulate](channels, inside, field, step, settings.weighted, numbers)
+
+
+def _channels(field: Field, values: Tensor, entries: Tensor | None, samples: _Samples) -> tuple[Tensor, Tensor]:
+    """The interpolated numbers, and the colours and extinction that they mean, each (channel, sample, ray)."""
+    numbers = _interpolated(values, samples.positions.to(values.device, field.real))
+    return numbers, numbers if entries is None else _classified(numbers, entries.to(field.real), field)
 
 
 def _interpolated(values: Tensor, positions: Float[Tensor, "sample ray 3"]) -> Float[Tensor, "channel sample ray"]:
