@@ -91,7 +91,7 @@ class Renderer(nn.Module):
 
     The slots are modules:
         encoder(volume) -> tuple of `Grid`, one a scale, the finest first
-        colour(grids) -> for each scale colours (n, k, j, i), or a `Table` of n columns that classifies the grid's number
+        colour(grids) -> for each scale colours (n, k, j, i), or a `Table` of n columns
         opacity(grids) -> for each scale extinction (1, k, j, i) [1/mm], or a `Table` of one column
         accumulate(fields, camera, settings, jitter) -> for each scale an image (n + 1, h, w), alpha last
         decoder(images) -> (4, h, w) premultiplied RGBA
