@@ -28,8 +28,10 @@ _HOME = {
     "torso": "phantom",
     "read_volume": "io",
     "read_mesh": "io",
+    "renderer": "dvr.renderers",
+    "RendererSettings": "dvr.renderer",
 }
-_MODULES = ("errors", "io", "jobs", "physics", "rays")
+_MODULES = ("dvr", "errors", "io", "jobs", "physics", "rays")
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ find
     from diffrender.camera import Camera as Camera
     from diffrender.camera import c_arm as c_arm
     from diffrender.camera import camera_from_projection as camera_from_projection
+    from diffrender.dvr.renderer import RendererSettings as RendererSettings
+    from diffrender.dvr.renderers import renderer as renderer
     from diffrender.io import read_mesh as read_mesh
     from diffrender.io import read_volume as read_volume
     from diffrender.mesh import Mesh as Mesh

@@ -1,1 +1,35 @@
-"""Deep direct volume rendering: renderers that learn, from painted views, how a volume should look."""
+"""Deep direct volume rendering: renderers that learn, from painted views, how a volume should look.
+
+Names are loaded when first used, as in `diffrender` itself.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "TransferFunction": "transfer",
+    "transfer_preset": "transfer",
+    "read_transfer": "transfer",
+    "write_transfer": "transfer",
+    "transfer_of_table": "transfer",
+    "Renderer": "renderer",
+    "RendererSettings": "renderer",
+    "RENDERERS": "renderers",
+    "Recipe": "renderers",
+    "count_parameters": "renderers",
+    "fit_clusters": "clusters",
+}
+
+__all__ = [*_HOME]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

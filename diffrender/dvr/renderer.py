@@ -1,5 +1,6 @@
 """A renderer: encoder -> colour, opacity -> accumulate -> decoder, five slots and one call (Weiss & Navab, fig. 4)."""
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from diffrender.camera import Camera
-from diffrender.dvr.transfer import TransferFunction
+from diffrender.dvr.transfer import TransferFunction, transfer_preset
 from diffrender.errors import SettingError
-from diffrender.rays.field import Field, MarchSettings, Table
+from diffrender.rays.field import Field, MarchSettings, Table, check_finite
 from diffrender.rays.march import march
 from diffrender.volume import Volume
 
@@ -77,6 +78,11 @@ class RendererSettings:
         if not self.low < self.high:
             raise SettingError(f"low lies below high [HU]; these are {self.low} and {self.high}.")
 
+    @property
+    def drawn_by(self) -> TransferFunction:
+        """What colours and opacities start from."""
+        return transfer_preset("ct-bone") if self.transfer is None else self.transfer
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -118,7 +124,11 @@ class Renderer(nn.Module):
         self.accumulate, self.decoder = accumulate, decoder
 
     def encode(self, volume: Volume) -> tuple[Field, ...]:
-        """The part that does not depend on the camera: once per volume; drawing keeps it."""
+        """The part that does not depend on the camera: once per volume; drawing keeps it.
+
+        Raises: ImageError, naming the volume's source, where it holds NaN or infinity.
+        """
+        check_finite(volume.values, volume.source or "The volume")
         grids = self.encoder(volume)
         return tuple(
             field_of(grid, colour, opacity)
@@ -159,6 +169,13 @@ class Marched(nn.Module):
     ) -> tuple[Tensor, ...]:
         one = MarchSettings(settings.sampling_rate, self.kind, settings.weighted, settings.start, settings.backend)
         return tuple(march(field, camera, one, jitter=jitter) for field in fields)
+
+
+def accumulator(settings: RendererSettings, channels: int) -> nn.Module:
+    """The accumulate slot that the settings name, for so many colour channels."""
+    if settings.accumulate == "gru":
+        return importlib.import_module("diffrender.dvr.gru").Gru(channels)  # learned; the others have no parameters
+    return Marched(settings.accumulate)
 
 
 class Plain(nn.Module):
