@@ -109,20 +109,30 @@ def orbit(volume: Volume, n: int = 16, image_size: tuple[int, int] = (200, 200),
     """
     if n < 1:
         raise SettingError(f"An orbit has at least one view, not {n}.")
-    centre, corners = volume.centre, volume.corners
-    radius = (corners - centre).norm(dim=1).max().item()
-    distance = radius / math.sin(ORBIT_HALF_ANGLE)
-    pixel = 2 * distance * math.tan(ORBIT_HALF_ANGLE) / min(image_size)
     turn = 0.0 if seed is None else torch.rand(1, generator=torch.Generator().manual_seed(seed)).item() * 2 * math.pi
     golden = math.pi * (3 - math.sqrt(5))
     cameras = []
     for index in range(n):
         height = 1 - (2 * index + 1) / n
         ring, angle = math.sqrt(1 - height**2), turn + golden * index
-        to_eye = torch.tensor([ring * math.cos(angle), ring * math.sin(angle), height], dtype=torch.float64)
-        axes = _eye_axes(-to_eye)
-        cameras.append(looking_along(axes, centre, distance, distance, pixel, image_size))
+        cameras.append(eye(volume, (ring * math.cos(angle), ring * math.sin(angle), height), image_size))
     return cameras
+
+
+def eye(volume: Volume, towards: Sequence[float], image_size: tuple[int, int] = (200, 200)) -> Camera:
+    """An eye that looks at the middle of a volume, head up, all of it in view from wherever it looks.
+
+    Args:
+        towards: where the eye lies as seen from the middle, RAS, of any length; (0, 1, 0) is before the patient.
+        image_size: (height, width) [px].
+    """
+    centre, corners = volume.centre, volume.corners
+    radius = (corners - centre).norm(dim=1).max().item()
+    distance = radius / math.sin(ORBIT_HALF_ANGLE)
+    pixel = 2 * distance * math.tan(ORBIT_HALF_ANGLE) / min(image_size)
+    to_eye = torch.tensor(list(towards), dtype=torch.float64)
+    axes = _eye_axes(-to_eye / to_eye.norm())
+    return looking_along(axes, centre, distance, distance, pixel, image_size)
 
 
 def _eye_axes(z: Float[Tensor, "3"]) -> Sequence[Sequence[float]]:
