@@ -1,4 +1,4 @@
-"""A radiograph as people look at it: bone bright, edges lettered, labels drawn on it, and that it is research."""
+"""Pictures as people look at them: bone bright, edges lettered, labels drawn on them, and that it is research."""
 
 import colorsys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from diffrender.camera import Camera
 from diffrender.errors import LabelError, SettingError
 from diffrender.xray import KINDS, Radiograph
 
@@ -86,7 +87,7 @@ def annotated(
     if style not in STYLES:
         raise SettingError(f"style is one of {', '.join(STYLES)}, not {style!r}.")
     ids = tuple(labels or ())
-    shown = _shown_size(radiograph, size)
+    shown = _shown_size(radiograph.camera, size)
     grey = Image.fromarray(to_display(radiograph.pixels, radiograph.kind, window)).resize(
         shown, Image.Resampling.BICUBIC
     )
@@ -100,6 +101,36 @@ def annotated(
     return np.asarray(
         _with_margins(canvas, names, letter_height, f"and {left_out} more, not drawn" if left_out else "")
     )
+
+
+def annotated_colours(
+    image: Float[Tensor, "4 h w"],
+    camera: Camera,
+    size: int | None = None,
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A rendered picture over a background, with orientation letters and the notice, as `annotated` does.
+
+    Args:
+        image: premultiplied RGBA, sRGB display values 0..1.
+        camera: that saw it.
+        size: as in `annotated`.
+        background: red, green, blue, sRGB display values 0..1.
+    """
+    shown = _shown_size(camera, size)
+    canvas = Image.fromarray(over(image, background)).resize(shown, Image.Resampling.BICUBIC)
+    letter_height = max(11, round(min(shown) * 0.045))
+    _draw_letters(canvas, camera.orientation(), letter_height)
+    return np.asarray(_with_margins(canvas, [], letter_height, ""))
+
+
+def over(
+    image: Float[Tensor, "4 h w"], background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Premultiplied RGBA over a background, 8 bits."""
+    values = image.detach().cpu().double().numpy().clip(0, 1)
+    behind = np.array(background)[:, None, None] * (1 - values[3])
+    return np.rint((values[:3] + behind).clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def label_colour(number: int) -> tuple[int, int, int]:
@@ -127,9 +158,9 @@ def _window(values: Float[np.ndarray, "h w"], percentiles: tuple[float, float] =
     return (float(low), float(high)) if high > low else (float(low) - AIR, float(low) + AIR)
 
 
-def _shown_size(radiograph: Radiograph, size: int | None) -> tuple[int, int]:
+def _shown_size(camera: Camera, size: int | None) -> tuple[int, int]:
     """(width, height) [px] in the image's true proportion."""
-    (height, width), (row_step, column_step) = radiograph.camera.image_size, radiograph.camera.pixel_size
+    (height, width), (row_step, column_step) = camera.image_size, camera.pixel_size
     across, down = width * column_step, height * row_step
     longer = max(height, width, 512) if size is None else size
     if longer < 16:

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from diffrender.camera import Camera, c_arm
-from diffrender.display import MOST_OUTLINED, annotated, bone_window, label_colour, most_telling, to_display
+from diffrender.display import (
+    MOST_OUTLINED,
+    annotated,
+    annotated_colours,
+    bone_window,
+    label_colour,
+    most_telling,
+    over,
+    to_display,
+)
 from diffrender.errors import LabelError, SettingError
 from diffrender.xray import Radiograph
 
@@ -183,3 +192,25 @@ def test_a_label_called_by_what_no_font_spells_is_drawn_all_the_same():
     """The byte of a file's name that is Latin-1, and a name of two lines."""
     source = with_labels({1: "K\udcf6rper", 2: "two\nlines"})
     assert annotated(source, [1, 2], size=300).shape[0] > 300
+
+
+def test_a_rendered_picture_lies_over_its_background():
+    image = torch.zeros(4, 2, 3)
+    image[:, 0, 1] = torch.tensor([0.5, 0.3, 0.0, 0.5])  # premultiplied: straight it is (1, 0.6, 0)
+    image[:, 1, 2] = torch.tensor([0.2, 0.4, 1.0, 1.0])
+    picture = over(image, (0.0, 0.2, 1.0))
+    assert picture.shape == (2, 3, 3)
+    assert picture[0, 0].tolist() == [0, 51, 255]
+    assert picture[0, 1].tolist() == [128, 102, 128]  # 0.3 + 0.5 * 0.2 = 0.4
+    assert picture[1, 2].tolist() == [51, 102, 255]
+    assert over(image)[0, 1].tolist() == [128, 76, 0]  # 76.5, to even
+
+
+def test_a_rendered_picture_is_lettered_as_a_radiograph_is():
+    camera = c_arm((0.0, 0, 0), pixel_size=(2.0, 1.0), image_size=(HEIGHT, WIDTH))
+    grey = annotated(Radiograph(torch.zeros(1, HEIGHT, WIDTH), "log-attenuation", camera))
+    coloured = annotated_colours(torch.zeros(4, HEIGHT, WIDTH), camera)
+    assert np.array_equal(grey, coloured)
+    red = annotated_colours(torch.zeros(4, HEIGHT, WIDTH), camera, 300, (1.0, 0, 0))
+    assert red.shape[1] == 225  # of 120 x 90 mm, the longer side being the taller
+    assert red[40, 60].tolist() == [255, 0, 0]
