@@ -196,14 +196,14 @@ def test_a_label_called_by_what_no_font_spells_is_drawn_all_the_same():
 
 def test_a_rendered_picture_lies_over_its_background():
     image = torch.zeros(4, 2, 3)
-    image[:, 0, 1] = torch.tensor([0.5, 0.3, 0.0, 0.5])  # premultiplied: straight it is (1, 0.6, 0)
+    image[:, 0, 1] = torch.tensor([0.5, 0.4, 0.0, 0.5])  # premultiplied: straight it is (1, 0.8, 0)
     image[:, 1, 2] = torch.tensor([0.2, 0.4, 1.0, 1.0])
-    picture = over(image, (0.0, 0.2, 1.0))
+    picture = over(image, (0.0, 0.4, 1.0))
     assert picture.shape == (2, 3, 3)
-    assert picture[0, 0].tolist() == [0, 51, 255]
-    assert picture[0, 1].tolist() == [128, 102, 128]  # 0.3 + 0.5 * 0.2 = 0.4
+    assert picture[0, 0].tolist() == [0, 102, 255]
+    assert picture[0, 1].tolist() == [128, 153, 128]  # green: 0.4 + 0.5 * 0.4 = 0.6
     assert picture[1, 2].tolist() == [51, 102, 255]
-    assert over(image)[0, 1].tolist() == [128, 76, 0]  # 76.5, to even
+    assert over(image)[0, 1].tolist() == [128, 102, 0]
 
 
 def test_a_rendered_picture_is_lettered_as_a_radiograph_is():
