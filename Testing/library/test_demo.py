@@ -12,6 +12,7 @@ import SimpleITK
 from PIL import Image
 
 from diffrender import demo
+from diffrender.demo.radiographs import slice_of
 from diffrender.errors import LabelError
 from diffrender.phantom import torso
 
@@ -145,7 +146,7 @@ def test_slices_are_shown_as_radiologists_read_them():
         i, j, k = np.rint(spot[:3]).astype(int)
         volume.values[k - 1 : k + 2, j - 1 : j + 2, i - 1 : i + 2] = 1000
         for axis, at in ((0, k), (1, j), (2, i)):
-            image = demo._slice(volume, axis, int(at))[..., 0].astype(float)
+            image = slice_of(volume, axis, int(at))[..., 0].astype(float)
             height, width = image.shape[0] * 0.93, image.shape[1]  # without the notice below
             rows, columns = np.nonzero(
                 image[int(height * 0.1) : int(height * 0.9), int(width * 0.1) : int(width * 0.85)] > 250
