@@ -25,6 +25,7 @@ _HOME = {
     "prepare": "rays.prepared",
     "line_integrals": "rays.line",
     "line_integrals_with_jacobian": "rays.line",
+    "path_lengths": "rays.surface",
     "torso": "phantom",
     "read_volume": "io",
     "read_mesh": "io",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ find
     from diffrender.rays.line import line_integrals as line_integrals
     from diffrender.rays.line import line_integrals_with_jacobian as line_integrals_with_jacobian
     from diffrender.rays.prepared import prepare as prepare
+    from diffrender.rays.surface import path_lengths as path_lengths
     from diffrender.views import orbit as orbit
     from diffrender.views import preset as preset
     from diffrender.volume import Volume as Volume

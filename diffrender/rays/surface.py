@@ -1,0 +1,257 @@
+"""Path length through closed meshes: the L-buffer of Shetty et al., for every ray of a camera.
+
+Every face that covers a pixel adds the depth of its crossing, with a minus where the ray enters and a plus where it
+leaves; nothing is sorted, and there may be any number of layers. `surface_kernel` holds the fused kernels,
+`surface_torch` their plain twin.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from diffrender.camera import Camera
+from diffrender.errors import BackendError, MeshError, SettingError, notify
+from diffrender.mesh import Mesh
+from diffrender.rays import surface_torch, surface_warp
+from diffrender.rays.aim import Aimed, Lattice, aim, gathered
+from diffrender.rays.projected import Projected, project, turned
+from diffrender.rays.surface_torch import DEPTH_BITS
+
+BACKENDS = ("auto", "torch", "warp")
+MOST_UNBALANCED = 0.01  # of the rays that meet a surface; beyond it `path_lengths` says so
+
+
+@dataclass(frozen=True, eq=False)
+class PathLengths:
+    """Path lengths, and where they are a guess.
+
+    Attributes:
+        lengths: (h, w) [mm], with leading axes as `path_lengths` has them.
+        unbalanced: of the same shape: rays that enter the surface more or less often than they leave it. Their lengths
+            are those of their neighbours, and carry no gradient.
+    """
+
+    lengths: Float[Tensor, "*batch_and_image"]
+    unbalanced: Bool[Tensor, "*batch_and_image"]
+
+    @property
+    def unbalanced_share(self) -> float:
+        """Of the rays that meet a surface, the share that is unbalanced."""
+        unbalanced = int(torch.count_nonzero(self.unbalanced))
+        return unbalanced / int(torch.count_nonzero((self.lengths != 0) | self.unbalanced)) if unbalanced else 0.0
+
+
+def path_lengths(
+    mesh: Mesh | Sequence[Mesh],
+    camera: Camera | Sequence[Camera],
+    xi: Float[Tensor, "*n six"] | None = None,
+    centre: Float[Tensor, "3"] | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, "*batch_and_image"]:
+    """Measure how far the ray of every pixel runs inside closed surfaces.
+
+    Args:
+        mesh: one, or a sequence of them, each measured by itself.
+        camera: one, or a sequence of cameras with images of one size.
+        xi: motion of the mesh (t [mm], r [rad]), (6,) or (n, 6): one for all, or one for each camera. Several meshes
+            move as one body.
+        centre: RAS [mm] about which the mesh turns; by default the middle of its bounding box, or of that of all.
+        backend: "auto" takes the fused kernels where they run, "torch" the plain twin, "warp" the kernels or an error.
+    Returns: (h, w) [mm], or (n, h, w) for a sequence of meshes; one more leading axis for a sequence of cameras or of
+        motions. float64 for float64 vertices, float32 otherwise. Differentiable in the vertices and in `xi`.
+    Raises: GeometryError, MeshError, SettingError, BackendError. A Notice where over 1 % of the rays that meet a
+        surface enter it more or less often than they leave it: it has holes, or faces too many.
+    Rays start at the source, inside the mesh too, and do not end at the image plane. A surface that encloses a negative
+    volume is inside out and measured as if turned. No gradient of the silhouette is needed: at the rim the length goes
+    to 0, so what a moving rim uncovers is nothing. The gradient dL/da = w_a n / |n . d| of a corner with weight w_a at
+    the crossing of a ray d grows without bound where the ray grazes its face; there, and only in the gradient,
+    |n . d| is held at 0.05.
+    Source: Shetty et al. (2021), the L-buffer, L = sum_j D_j Z_j over the faces that cover the pixel.
+    """
+    found = surface_pass(mesh, camera, xi, centre, backend)
+    if found.unbalanced_share > MOST_UNBALANCED:
+        notify(
+            f"{100 * found.unbalanced_share:.1f} % of the rays that meet the surface enter it more or less often than "
+            "they leave it: it has holes, edges of three faces, or faces twice. Their lengths are those of their "
+            "neighbours. Repair the mesh for true ones."
+        )
+    return found.lengths
+
+
+def surface_pass(
+    mesh: Mesh | Sequence[Mesh],
+    camera: Camera | Sequence[Camera],
+    xi: Float[Tensor, "*n six"] | None = None,
+    centre: Float[Tensor, "3"] | None = None,
+    backend: str = "auto",
+) -> PathLengths:
+    """As `path_lengths`, with the rays whose crossings do not balance; it never notifies."""
+    bodies = [mesh] if isinstance(mesh, Mesh) else list(mesh)
+    view = _aimed(bodies, camera, xi, centre)
+    parts = [
+        _Lengths.apply(body.vertices, view.aimed.xi, body, view, _engine(backend, body.vertices)) for body in bodies
+    ]
+    single, shape = isinstance(mesh, Mesh), view.aimed.leading + view.aimed.pencils[0].size
+    lengths, unbalanced = (
+        values[0].reshape(shape) if single else torch.stack(values, 1).reshape(*shape[:-2], len(bodies), *shape[-2:])
+        for values in ([part[n] for part in parts] for n in range(2))
+    )
+    return PathLengths(lengths, unbalanced)
+
+
+def path_lengths_with_jacobian(
+    mesh: Mesh,
+    camera: Camera,
+    basis: Float[Tensor, "mode v 3"] | None = None,
+    xi: Float[Tensor, "6"] | None = None,
+    centre: Float[Tensor, "3"] | None = None,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w parameter"]]:
+    """Measure path lengths, and in the same pass how each ray's changes with the mesh's motion and with its shape.
+
+    Args: as `path_lengths`; `xi` is where the derivative is taken, by default at rest.
+        basis: (modes, v, 3) [mm], how the vertices (before the motion) move with each shape coefficient.
+    Returns: L (h, w) [mm] and J (h, w, 6 + modes) = d L / d (xi, coefficients); J is 0 at unbalanced rays. Detached.
+    """
+    if basis is not None and tuple(basis.shape[1:]) != tuple(mesh.vertices.shape):
+        raise MeshError(
+            f"A basis is (modes, v, 3), and this mesh has {len(mesh.vertices)} vertices; it is {list(basis.shape)}."
+        )
+    view = _aimed([mesh], camera, None if xi is None else xi.detach(), centre)
+    vertices = mesh.vertices.detach()
+    seen = project(vertices, mesh.faces, view.aimed.pencils[0], view.origin)
+    rates = _rates(seen, len(vertices), basis)
+    factor = _factor(seen, _outward(vertices, mesh.faces))
+    depths, signs, jacobian = _engine(backend, vertices).splat(seen, seen.with_cuts(rates))
+    lengths, unbalanced = _finished(seen, factor, depths, signs)
+    assert jacobian is not None
+    jacobian = (factor * jacobian).masked_fill_(unbalanced[:, None], 0)
+    size = seen.pencil.size
+    return lengths.to(vertices.dtype).reshape(size), jacobian.to(vertices.dtype).reshape(*size, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    aimed: Aimed
+    origin: Float[np.ndarray, "3"]
+
+
+def _aimed(bodies: list[Mesh], camera: Any, xi: Tensor | None, centre: Tensor | None) -> _View:
+    """The cameras' rays in a lattice of 1 mm whose only voxel lies at the middle of all bodies."""
+    if not bodies or not all(isinstance(body, Mesh) for body in bodies):
+        raise MeshError(f"A mesh, or a sequence of at least one, is needed; found {bodies!r}.")
+    bounds = torch.stack([body.bounds for body in bodies])
+    middle = (bounds[:, 0].amin(0) + bounds[:, 1].amax(0)).cpu() / 2
+    lattice = torch.eye(4, dtype=torch.float64)
+    lattice[:3, 3] = middle
+    return _View(aim(Lattice(lattice, (1, 1, 1)), camera, xi, centre), middle.numpy())
+
+
+class _Lengths(torch.autograd.Function):
+    """Lengths with hand-written adjoints; `engine` is `surface_torch` or `surface_warp`, of the same functions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, vertices: Tensor, xi: Tensor | None, body: Mesh, view: _View, engine: ModuleType
+    ) -> tuple[Tensor, Tensor]:
+        outward = _outward(vertices.detach(), body.faces)
+        seen = [project(vertices, body.faces, pencil, view.origin) for pencil in view.aimed.pencils]
+        parts = [_finished(one, _factor(one, outward), *engine.splat(one)[:2]) for one in seen]
+        unbalanced = torch.stack([part[1] for part in parts])
+        ctx.seen, ctx.outward, ctx.engine, ctx.unbalanced = seen, outward, engine, unbalanced
+        ctx.own, ctx.xi = vertices.dtype, xi
+        ctx.mark_non_differentiable(unbalanced)
+        return torch.stack([part[0] for part in parts]).to(vertices.dtype), unbalanced
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        g = g.to(torch.float64).masked_fill(ctx.unbalanced, 0)
+        total, poses = None, []
+        for one, image in zip(ctx.seen, g, strict=True):
+            factor = _factor(one, ctx.outward)
+            pull = one.without_cuts(factor * ctx.engine.adjoint(one, image.contiguous()))
+            if ctx.needs_input_grad[0]:
+                part = turned(pull, one.camera_from_body.T)
+                total = part if total is None else total + part
+            if ctx.needs_input_grad[1]:
+                poses.append(_pose_gradient(one, pull))
+        return (
+            None if total is None else total.to(ctx.own),
+            gathered(poses, ctx.xi) if poses else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _factor(seen: Projected, outward: int) -> int:
+    """From the turn of faces on the image to which side of the surface is out."""
+    return seen.mirrored() * outward
+
+
+def _outward(vertices: Tensor, faces: Tensor) -> int:
+    """1 where the enclosed volume is not negative, -1 for a surface that is inside out."""
+    a, b, c = (vertices - vertices.mean(0)).to(torch.float64)[faces].unbind(1)
+    return -1 if float((a * torch.linalg.cross(b, c)).sum()) < 0 else 1
+
+
+def _finished(seen: Projected, factor: int, depths: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """Lengths (ray,) [mm], float64, and whether a ray's crossings do not balance (ray,)."""
+    lengths = depths * factor * (seen.ray_lengths() / 2**DEPTH_BITS)
+    unbalanced = signs != seen.winding
+    if bool(unbalanced.any()):
+        lengths = _filled(lengths.reshape(seen.pencil.size), unbalanced.reshape(seen.pencil.size)).reshape(-1)
+    return lengths, unbalanced
+
+
+def _filled(lengths: Float[Tensor, "h w"], unbalanced: Bool[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """Each unbalanced ray gets the mean of its balanced neighbours, of eight, ring by ring; 0 where none balances."""
+    known = (~unbalanced).to(lengths)[None, None]
+    values = lengths[None, None] * known
+    around = torch.ones((1, 1, 3, 3), dtype=lengths.dtype, device=lengths.device)
+    while 0 < known.sum() < known.numel():
+        count = F.conv2d(known, around, padding=1)
+        mean = F.conv2d(values, around, padding=1) / count.clamp(min=1)
+        values = torch.where(known > 0, values, mean)
+        known = torch.where(count > 0, 1.0, known)
+    return values[0, 0]
+
+
+def _pose_gradient(seen: Projected, pull: Float[Tensor, "v 3"]) -> Float[Tensor, "6"]:
+    points = torch.cat([seen.points[: len(pull)], torch.ones_like(pull[:, :1])], 1)
+    # numpy's own loop: torch adds in an order that depends on its threads
+    moment = torch.from_numpy(np.einsum("vi,vj->ij", pull.cpu().numpy(), points.cpu().numpy()))
+    return torch.einsum("nij,ij->n", torch.from_numpy(seen.pose_rates()), moment)
+
+
+def _rates(seen: Projected, count: int, basis: Tensor | None) -> Float[Tensor, "v parameter 3"]:
+    """How every vertex moves with the six numbers of the pose and with shape coefficients, in the camera's frame."""
+    points = torch.cat([seen.points[:count], torch.ones_like(seen.points[:count, :1])], 1)
+    of_pose = torch.einsum("nij,vj->vni", torch.from_numpy(seen.pose_rates()).to(points), points)
+    if basis is None:
+        return of_pose
+    turn = torch.from_numpy(seen.camera_from_body.copy()).to(points)
+    return torch.cat([of_pose, basis.detach().to(points).transpose(0, 1) @ turn.T], 1)
+
+
+def _engine(backend: str, vertices: Tensor) -> ModuleType:
+    if backend not in BACKENDS:
+        raise SettingError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}.")
+    if backend == "torch":
+        return surface_torch
+    problem = surface_warp.why_not(vertices)
+    if problem is None:
+        return surface_warp
+    if backend == "warp":
+        raise BackendError(
+            f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it."
+        )
+    return surface_torch
