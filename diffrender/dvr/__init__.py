@@ -18,6 +18,20 @@ _HOME = {
     "Recipe": "renderers",
     "count_parameters": "renderers",
     "fit_clusters": "clusters",
+    "Role": "view",
+    "View": "view",
+    "Views": "view",
+    "render_views": "view",
+    "read_views": "views",
+    "write_views": "views",
+    "write_paint": "views",
+    "Target": "targets",
+    "targets_of": "painting",
+    "paint_from_labels": "painting",
+    "targets_from_images": "targets",
+    "targets_from_labels": "targets",
+    "Light": "shading",
+    "shaded_targets": "shading",
 }
 
 __all__ = [*_HOME]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffrender.dvr.colour import recoloured
 from diffrender.dvr.targets import PAINTED, UNPAINTED, Target
-from diffrender.dvr.views import Role, View, Views
+from diffrender.dvr.view import Role, View, Views
 from diffrender.errors import ImageError, LabelError, SettingError, notify
 from diffrender.rays.field import MarchSettings
 from diffrender.rays.march import march_weights

@@ -1,178 +1,263 @@
-"""Views: pictures of a volume with their cameras, what is painted on them, and the folder that keeps them."""
+"""The folder that keeps views: pictures, cameras, transfer function, which CT, and the paint; see `read_views`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
-from diffrender.camera import Camera
-from diffrender.dvr.transfer import TransferFunction
-from diffrender.errors import ImageError, LabelError, SettingError
-from diffrender.rays.field import Field, MarchSettings, Table
-from diffrender.rays.march import march
+from diffrender.camera import read_cameras
+from diffrender.dvr.pictures import read_ids, read_picture, write_ids, write_picture
+from diffrender.dvr.transfer import read_transfer, write_transfer
+from diffrender.dvr.view import Role, View, Views, field_through, render_views
+from diffrender.errors import InputError, LabelError, OutputError, PathError, SettingError, notify
+from diffrender.io.files import found
+from diffrender.io.volumes import read_volume
+from diffrender.io.whole import together, write_whole
+from diffrender.provenance import hash_of
 from diffrender.volume import Volume
 
-ROLES = ("recolour", "hide", "keep", "ignore")
-MOST_BINS = 4096  # of the table that views are drawn with; one a HU up to here
+__all__ = [
+    "Role",
+    "View",
+    "Views",
+    "field_through",
+    "open_volume",
+    "read_views",
+    "render_views",
+    "write_paint",
+    "write_views",
+]
+
+FORMAT = 1
+CAMERAS, TRANSFER, VOLUME, PAINT, ROLES = "cameras.json", "transfer.json", "volume.json", "paint", "roles.json"
 
 
-@dataclass(frozen=True)
-class Role:
-    """What a paint means.
+def read_views(folder: str | Path) -> Views:
+    """The views in a folder, as `write_views` or a person left them.
 
-    Attributes:
-        name: of the paint, for people.
-        role: "recolour": this colour, at the luminance that the render has; "hide": nothing should be here; "keep":
-            it should look as it does; "ignore": it does not matter.
-        colour: sRGB display values 0..1; needed to recolour, otherwise for the brush alone.
-        strength: of recolouring; 0 leaves the render, 1 takes all of the paint's colour.
-    Raises: SettingError.
+    It holds 0000.png, 0001.png, ... (RGBA, straight alpha), cameras.json (a list), transfer.json (what drew them),
+    volume.json (the CT: path as given, hash), and, where something is painted, paint/0000.png (ids; 8 bit greys or a
+    palette) and paint/roles.json: {id: {"name", "role", "colour": [r, g, b], "strength"}}.
+
+    Raises: PathError for what is missing or does not belong there, ImageError for pictures of wrong kind or size,
+        LabelError for paint without a role, SettingError for a role that cannot be, GeometryError for a camera.
     """
+    place = found(folder)
+    if not place.is_dir():
+        raise PathError(f"{folder} is a file; views are a folder. `dvr views CT -o FOLDER` makes one.")
+    missing = [name for name in (CAMERAS, TRANSFER, VOLUME) if not (place / name).is_file()]
+    if missing:
+        raise PathError(
+            f"{folder} holds no {' and no '.join(missing)}, so it is no folder of views, or not all of one. "
+            "`dvr views CT -o FOLDER` makes one; copy it as a whole."
+        )
+    cameras = read_cameras(place / CAMERAS)
+    _check_pictures(folder, place, len(cameras))
+    paints = _numbered(place / PAINT)
+    stray = sorted(set(paints) - set(range(len(cameras))))
+    if stray:
+        raise PathError(f"{paints[stray[0]]} belongs to no view: there are {len(cameras)}, from 0. Delete it.")
+    roles = _read_roles(place / PAINT / ROLES, bool(paints))
+    record = _read_json(place / VOLUME)
+    views = tuple(_read_view(place / _name(n), camera, paints.get(n)) for n, camera in enumerate(cameras))
+    try:
+        return Views(
+            views, read_transfer(place / TRANSFER), None, roles, Path(folder), record.get("path"), record.get("sha256"),
+            record.get("series"), record.get("labels"), record.get("names"),
+        )  # fmt: skip
+    except InputError as problem:
+        raise type(problem)(f"{folder}: {problem}") from None
 
-    name: str
-    role: str
-    colour: tuple[float, float, float] | None = None
-    strength: float = 1.0
 
-    def __post_init__(self):
-        if self.role not in ROLES:
-            raise SettingError(f"{self.name}: a paint's role is one of {', '.join(ROLES)}, not {self.role!r}.")
-        if not 0 <= self.strength <= 1:
-            raise SettingError(f"{self.name}: a paint's strength lies between 0 and 1; {self.strength} does not.")
-        if self.colour is None and self.role == "recolour":
-            raise SettingError(f"{self.name} is to recolour and has no colour. Give it one: [red, green, blue], 0..1.")
-        if self.colour is not None and (len(self.colour) != 3 or not all(0 <= c <= 1 for c in self.colour)):
-            raise SettingError(
-                f"{self.name}: a colour is red, green and blue from 0 to 1, not {self.colour}. Divide 0..255 by 255."
-            )
+def write_views(folder: str | Path, views: Views) -> Path:
+    """Write a folder of views, whole or not at all; what stood there of earlier views goes.
 
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """One picture.
-
-    Attributes:
-        camera: where from.
-        image: premultiplied RGBA, sRGB display values 0..1, no background.
-        paint: ids, 0 where nothing is painted; None for none.
-    Raises: ImageError where the sizes differ.
+    Paint of earlier views is not lost by it: unless `views` were read from this folder, that is refused.
+    Raises: OutputError; SettingError where nobody knows what drew the views; PathError where their CT is gone.
     """
+    place = Path(folder).expanduser()
+    if views.transfer is None:
+        raise SettingError(f"{folder} was not written: these views do not say which transfer function drew them.")
+    _refuse_to_lose_paint(folder, place, views)
+    paints = {n: view.paint for n, view in enumerate(views.views) if view.paint is not None}
+    with together():
+        for number, view in enumerate(views.views):
+            write_picture(place / _name(number), view.image)
+        _write_json(place / CAMERAS, [view.camera.to_dict() for view in views.views])
+        write_transfer(place / TRANSFER, views.transfer)
+        _write_json(place / VOLUME, _volume_record(views))
+        if paints or views.roles:
+            write_paint(folder, paints, views.roles)
+    stale = [file for n, file in _numbered(place).items() if n >= len(views.views)]
+    stale += [file for n, file in _numbered(place / PAINT).items() if n not in paints]
+    for file in stale:
+        file.unlink(missing_ok=True)
+    return Path(folder)
 
-    camera: Camera
-    image: Float[Tensor, "4 h w"]
-    paint: UInt8[Tensor, "h w"] | None = None
 
-    def __post_init__(self):
-        for what, values in (("picture", self.image), ("paint", self.paint)):
-            if values is not None and tuple(values.shape[-2:]) != tuple(self.camera.image_size):
-                height, width = self.camera.image_size
-                raise ImageError(
-                    f"The {what} of a view has {values.shape[-2]} x {values.shape[-1]} pixels and its camera {height} "
-                    f"x {width}. They belong to different views; draw the views again."
-                )
+def write_paint(folder: str | Path, paints: Mapping[int, UInt8[Tensor, "h w"]], roles: Mapping[int, Role]) -> Path:
+    """Write the paint of some views, {number: ids}, and the roles; pictures and other views' paint stay as they are.
 
-    @property
-    def painted(self) -> bool:
-        """Whether anything is painted on it."""
-        return self.paint is not None and bool(self.paint.any())
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """Views of one volume, and what is known of it.
-
-    Attributes:
-        views: the pictures, in order.
-        transfer: what drew them; None where nobody knows.
-        volume: of which they are, where it is in memory.
-        roles: what each paint means.
-        folder: where they were read from.
-        source: the CT's path, as given.
-        sha256: of the CT, as `diffrender.provenance.hash_of` has it.
-        series: which one of a DICOM folder.
-        labels, names: of the CT, as `read_volume` takes them.
-    Raises: LabelError for a painted id without a role, ImageError for no view or pictures of several sizes.
+    Raises: OutputError.
     """
-
-    views: tuple[View, ...]
-    transfer: TransferFunction | None = None
-    volume: Volume | None = None
-    roles: Mapping[int, Role] = field(default_factory=dict)
-    folder: Path | None = None
-    source: str | None = None
-    sha256: str | None = None
-    series: str | int | None = None
-    labels: str | None = None
-    names: str | None = None
-
-    def __post_init__(self):
-        if not self.views:
-            raise ImageError("There are no views. Draw some: `dvr views CT -o FOLDER`, or `render_views`.")
-        sizes = [tuple(view.camera.image_size) for view in self.views]
-        odd = next((n for n, size in enumerate(sizes) if size != sizes[0]), None)
-        if odd is not None:
-            raise ImageError(
-                f"View 0 has {sizes[0][0]} x {sizes[0][1]} pixels and view {odd} {sizes[odd][0]} x {sizes[odd][1]}; "
-                "all views have one size. Draw them again."
-            )
-        for number, view in enumerate(self.views):
-            unknown = sorted(set() if view.paint is None else set(view.paint.unique().tolist()) - {0, *self.roles})
-            if unknown:
-                raise LabelError(
-                    f"View {number} is painted with {unknown[0]}, and no role says what that means; there are roles "
-                    f"for {sorted(self.roles) or 'no paint'}. Add it to the roles (paint/roles.json in a folder)."
-                )
-
-    def open_volume(self, ct: str | Path | None = None, labels: bool = False) -> Volume:
-        """The volume that the views show: the one in memory, or the file, which must be the very same.
-
-        Args:
-            ct: where the CT lies by now; by default where it lay when the views were drawn.
-            labels: read its labels too, where views have been drawn of a CT with labels.
-        Raises: PathError where it is not there, or is another one; as `read_volume`.
-        """
-        if self.volume is not None and ct is None:
-            return self.volume
-        from diffrender.dvr.views_folder import open_volume
-
-        return open_volume(self, ct, labels)
+    place = Path(folder).expanduser() / PAINT
+    with together():
+        for number, paint in paints.items():
+            write_ids(place / _name(number), paint)
+        _write_json(place / ROLES, {str(n): _role_record(role) for n, role in sorted(roles.items())})
+    return place
 
 
-def render_views(
-    volume: Volume,
-    transfer: TransferFunction,
-    cameras: Sequence[Camera],
-    sampling_rate: float = 1.0,
-    progress: Callable[[int, int], object] | None = None,
-) -> Views:
-    """Views of a volume as a transfer function shows it.
-
-    Args:
-        cameras: such as `diffrender.orbit` gives; images of one size.
-        sampling_rate: samples a voxel.
-        progress: called with the views done and all of them.
-    """
-    shown = field_through(volume, transfer)
-    settings = MarchSettings(sampling_rate=sampling_rate)
-    views = []
-    for number, camera in enumerate(cameras):
-        views.append(View(camera, march(shown, camera, settings).float().clamp(0, 1)))
-        if progress is not None:
-            progress(number + 1, len(cameras))
-    return Views(tuple(views), transfer, volume, source=volume.source)
+def open_volume(views: Views, ct: str | Path | None = None, labels: bool = False) -> Volume:
+    """As `Views.open_volume`, which see."""
+    place = _place_of_ct(views, ct)
+    of = "These views" if views.folder is None else f"The views in {views.folder}"
+    if views.sha256 is None:
+        notify(f"{of} do not say which CT they show; {place} is taken for it, unchecked.")
+    elif (hash_now := hash_of(place)) != views.sha256:
+        raise PathError(
+            f"{place} is not the CT that was drawn. {of} belong to one whose SHA256 begins with {views.sha256[:12]}, "
+            f"this one's begins with {hash_now[:12]}. Its voxels may lie elsewhere, and the paint would then mean "
+            "something else. Give the very same file or folder (--ct), or draw the views of this one again."
+        )
+    if not labels:
+        return read_volume(place, series=views.series)
+    if views.labels is None:
+        raise LabelError(f"{of} were drawn of a CT without labels, so there are none to read.")
+    known = _standing(views, views.labels)
+    return read_volume(place, known or views.labels, views.names, views.series)
 
 
-def field_through(volume: Volume, transfer: TransferFunction) -> Field:
-    """A volume as a transfer function shows it: its numbers, and a table fine enough to be the function itself."""
-    points = [point[0] for point in (*transfer.colours, *transfer.opacities)]
-    low, high = min(points), max(points)
-    high = high if high > low else low + 1.0
-    table = transfer.table(min(MOST_BINS, round(high - low) + 1), low, high)
-    return Field(volume.values, volume.world_from_voxel, Table(table.entries.to(volume.values.device), table.ranges))
+def _place_of_ct(views: Views, ct: str | Path | None) -> Path:
+    """Where it is given, or where it was, as seen from here or from the folder; of several the one that is the same."""
+    if ct is not None:
+        return found(ct)
+    of = "these views" if views.folder is None else str(views.folder)
+    if views.source is None:
+        raise PathError(
+            f"Where the CT of {of} lies is not known: it was in memory only. Give it: --ct, open_volume(ct)"
+        )
+    here = _standing(views, views.source, views.sha256)
+    if here is None:
+        raise PathError(
+            f"The CT of {of} is not at {views.source} any more, neither from here nor from that folder. "
+            "Say where it is now: --ct PATH, or open_volume(PATH)."
+        )
+    return here
 
 
-def cameras_of(views: Views) -> list[Camera]:
-    """Where the views were seen from."""
-    return [view.camera for view in views.views]
+def _standing(views: Views, path: str, sha256: str | None = None) -> Path | None:
+    beside = [] if views.folder is None else [views.folder.expanduser() / path]
+    places = dict.fromkeys(place.resolve() for place in (Path(path).expanduser(), *beside) if place.exists())
+    same = (place for place in list(places)[1:] if hash_of(place) == sha256)
+    return next(same, next(iter(places), None))
+
+
+def _read_view(path: Path, camera: Any, paint: Path | None) -> View:
+    image, ids = read_picture(path), None if paint is None else read_ids(paint)
+    try:
+        View(camera, image)
+    except InputError as problem:
+        raise type(problem)(f"{path}: {problem}") from None
+    try:
+        return View(camera, image, ids)
+    except InputError as problem:
+        raise type(problem)(f"{paint}: {problem}") from None
+
+
+def _check_pictures(folder: str | Path, place: Path, count: int) -> None:
+    there, due = set(_numbered(place)), set(range(count))
+    if there == due:
+        return
+    odd = min(there ^ due)
+    raise PathError(
+        f"{folder} holds {len(there)} pictures and {CAMERAS} {count} cameras: {_name(odd)} "
+        f"{'has no camera' if odd in there else 'is missing'}. Pictures are numbered from 0000.png, one for each "
+        "camera; draw the views again, or put the right ones there."
+    )
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The files 0000.png, 0001.png, ... of a folder."""
+    if not folder.is_dir():
+        return {}
+    names = (re.fullmatch(r"(\d{4,})\.png", file.name) for file in folder.iterdir())
+    return {int(name[1]): folder / name[0] for name in names if name}
+
+
+def _name(number: int) -> str:
+    return f"{number:04}.png"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise PathError(f"{path} cannot be read: {problem.strerror}.") from None
+    except ValueError as problem:
+        raise PathError(f"{path} is no JSON ({problem}). Correct it, or draw the views again.") from None
+    if not isinstance(record, dict):
+        raise PathError(f"{path} holds {type(record).__name__}, not a JSON object {{...}}. Draw the views again.")
+    if path.name == VOLUME and record.get("format") != FORMAT:
+        raise PathError(
+            f'{path} says "format": {record.get("format")!r}, and this DiffRender reads {FORMAT}. Draw the views again.'
+        )
+    return record
+
+
+def _read_roles(path: Path, needed: bool) -> dict[int, Role]:
+    if not path.is_file():
+        if needed:
+            raise LabelError(f"{path} is missing, so nobody knows what the paint in {path.parent} means. Write it.")
+        return {}
+    return dict(_role(path, key, record) for key, record in _read_json(path).items())
+
+
+def _role(path: Path, key: str, record: Any) -> tuple[int, Role]:
+    if not re.fullmatch(r"\d+", key) or not 0 < int(key) < 256:
+        raise LabelError(f"{path}: {key!r} is no paint; a paint's id goes from 1 to 255.")
+    if not isinstance(record, dict) or "role" not in record:
+        raise LabelError(f'{path}: paint {key} has no "role"; it is {{"name", "role", "colour", "strength"}}.')
+    colour, strength = record.get("colour"), record.get("strength", 1.0)
+    numbers = [strength, *(colour if isinstance(colour, list) else [])]
+    if not all(isinstance(n, int | float) for n in numbers) or not isinstance(colour, list | None):
+        raise SettingError(
+            f"{path}: paint {key} has the colour {colour!r} and the strength {strength!r}; both are numbers."
+        )
+    try:
+        name = str(record.get("name") or f"paint {key}")
+        return int(key), Role(name, record["role"], None if colour is None else tuple(colour), strength)
+    except SettingError as problem:
+        raise SettingError(f"{path}: {problem}") from None
+
+
+def _role_record(role: Role) -> dict[str, Any]:
+    colour = None if role.colour is None else list(role.colour)
+    return {"name": role.name, "role": role.role, "colour": colour, "strength": role.strength}
+
+
+def _volume_record(views: Views) -> dict[str, Any]:
+    source, sha256 = views.source, views.sha256
+    if sha256 is None and source is not None:
+        sha256 = hash_of(source)
+    record: dict[str, Any] = {"format": FORMAT, "path": source, "sha256": sha256}
+    given = {"series": views.series, "labels": views.labels, "names": views.names}
+    return {**record, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _refuse_to_lose_paint(folder: str | Path, place: Path, views: Views) -> None:
+    own = views.folder is not None and views.folder.expanduser().resolve() == place.resolve()
+    if own or not _numbered(place / PAINT):
+        return
+    raise OutputError(
+        f"{folder} holds painted views, and these would take their place: the paint would be lost, or lie on pictures "
+        "it was not made for. Choose another folder, or move paint/ away first."
+    )
+
+
+def _write_json(path: Path, record: Any) -> None:
+    write_whole(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
