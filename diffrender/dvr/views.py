@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from diffrender.camera import read_cameras
 from diffrender.dvr.pictures import read_ids, read_picture, write_ids, write_picture
 from diffrender.dvr.transfer import read_transfer, write_transfer
-from diffrender.dvr.view import Role, View, Views, field_through, render_views
+from diffrender.dvr.view import ROLES, Role, View, Views, field_through, render_views
 from diffrender.errors import InputError, LabelError, OutputError, PathError, SettingError, notify
 from diffrender.io.files import found
 from diffrender.io.volumes import read_volume
@@ -21,12 +22,14 @@ from diffrender.provenance import hash_of
 from diffrender.volume import Volume
 
 __all__ = [
+    "ROLES",
     "Role",
     "View",
     "Views",
     "field_through",
     "open_volume",
     "read_views",
+    "refuse_to_lose_paint",
     "render_views",
     "write_paint",
     "write_views",
@@ -74,16 +77,23 @@ def read_views(folder: str | Path) -> Views:
 
 
 def write_views(folder: str | Path, views: Views) -> Path:
-    """Write a folder of views, whole or not at all; what stood there of earlier views goes.
+    """Write a folder of views, whole or not at all. Nothing is deleted: paint that was wiped away is written as zeros.
 
-    Paint of earlier views is not lost by it: unless `views` were read from this folder, that is refused.
-    Raises: OutputError; SettingError where nobody knows what drew the views; PathError where their CT is gone.
+    Raises: OutputError, also where views that somebody painted, or more views than these, already lie there;
+        SettingError where nobody knows what drew the views; PathError where their CT is gone.
     """
     place = Path(folder).expanduser()
     if views.transfer is None:
         raise SettingError(f"{folder} was not written: these views do not say which transfer function drew them.")
-    _refuse_to_lose_paint(folder, place, views)
-    paints = {n: view.paint for n, view in enumerate(views.views) if view.paint is not None}
+    refuse_to_lose_paint(folder, views)
+    beyond = [n for n in _numbered(place) if n >= len(views.views)]
+    if beyond:
+        raise OutputError(
+            f"{folder} holds views up to {_name(max(beyond))}, and these are only {len(views.views)}: the others would "
+            "stay, without cameras. Choose another folder, or delete the earlier views first."
+        )
+    paints = {n: torch.zeros(views.views[n].camera.image_size, dtype=torch.uint8) for n in _numbered(place / PAINT)}
+    paints |= {n: view.paint for n, view in enumerate(views.views) if view.paint is not None}
     with together():
         for number, view in enumerate(views.views):
             write_picture(place / _name(number), view.image)
@@ -92,10 +102,6 @@ def write_views(folder: str | Path, views: Views) -> Path:
         _write_json(place / VOLUME, _volume_record(views))
         if paints or views.roles:
             write_paint(folder, paints, views.roles)
-    stale = [file for n, file in _numbered(place).items() if n >= len(views.views)]
-    stale += [file for n, file in _numbered(place / PAINT).items() if n not in paints]
-    for file in stale:
-        file.unlink(missing_ok=True)
     return Path(folder)
 
 
@@ -249,8 +255,10 @@ def _volume_record(views: Views) -> dict[str, Any]:
     return {**record, **{key: value for key, value in given.items() if value is not None}}
 
 
-def _refuse_to_lose_paint(folder: str | Path, place: Path, views: Views) -> None:
-    own = views.folder is not None and views.folder.expanduser().resolve() == place.resolve()
+def refuse_to_lose_paint(folder: str | Path, views: Views | None = None) -> None:
+    """Raises: OutputError where somebody painted views in `folder`, unless `views` were read from there."""
+    place = Path(folder).expanduser()
+    own = views is not None and views.folder is not None and views.folder.expanduser().resolve() == place.resolve()
     if own or not _numbered(place / PAINT):
         return
     raise OutputError(
