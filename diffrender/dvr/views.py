@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FORMAT = 1
-CAMERAS, TRANSFER, VOLUME, PAINT, ROLES = "cameras.json", "transfer.json", "volume.json", "paint", "roles.json"
+CAMERAS, TRANSFER, VOLUME, PAINT, MEANINGS = "cameras.json", "transfer.json", "volume.json", "paint", "roles.json"
 
 
 def read_views(folder: str | Path) -> Views:
@@ -64,7 +64,7 @@ def read_views(folder: str | Path) -> Views:
     stray = sorted(set(paints) - set(range(len(cameras))))
     if stray:
         raise PathError(f"{paints[stray[0]]} belongs to no view: there are {len(cameras)}, from 0. Delete it.")
-    roles = _read_roles(place / PAINT / ROLES, bool(paints))
+    roles = _read_roles(place / PAINT / MEANINGS, bool(paints))
     record = _read_json(place / VOLUME)
     views = tuple(_read_view(place / _name(n), camera, paints.get(n)) for n, camera in enumerate(cameras))
     try:
@@ -92,7 +92,8 @@ def write_views(folder: str | Path, views: Views) -> Path:
             f"{folder} holds views up to {_name(max(beyond))}, and these are only {len(views.views)}: the others would "
             "stay, without cameras. Choose another folder, or delete the earlier views first."
         )
-    paints = {n: torch.zeros(views.views[n].camera.image_size, dtype=torch.uint8) for n in _numbered(place / PAINT)}
+    paint_there = [n for n in _numbered(place / PAINT) if n < len(views.views)]
+    paints = {n: torch.zeros(views.views[n].camera.image_size, dtype=torch.uint8) for n in paint_there}
     paints |= {n: view.paint for n, view in enumerate(views.views) if view.paint is not None}
     with together():
         for number, view in enumerate(views.views):
@@ -114,7 +115,7 @@ def write_paint(folder: str | Path, paints: Mapping[int, UInt8[Tensor, "h w"]], 
     with together():
         for number, paint in paints.items():
             write_ids(place / _name(number), paint)
-        _write_json(place / ROLES, {str(n): _role_record(role) for n, role in sorted(roles.items())})
+        _write_json(place / MEANINGS, {str(n): _role_record(role) for n, role in sorted(roles.items())})
     return place
 
 
