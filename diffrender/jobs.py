@@ -32,6 +32,7 @@ class Progress:
         loss: of this step, where there is one.
         seconds_left: [s]; `Pace` works it out where the generator does not say.
         preview: a picture of how it looks by now, (channel, h, w), or None.
+        scores: how good it is by now, by name, where that is measured.
     """
 
     done: int
@@ -39,6 +40,7 @@ class Progress:
     loss: float | None = None
     seconds_left: float | None = None
     preview: Any = None
+    scores: Mapping[str, float] | None = None
 
 
 class Pace:

@@ -4,7 +4,8 @@ Exit codes: 0 success, 1 what went wrong on our side or the machine's, 2 bad inp
 
 With `--json`, stdout carries one JSON object a line and nothing else:
 
-    {"type": "progress", "done": 3, "total": 10, "seconds_left": 12.5, "loss": null, "what": "Reading ct.nii.gz"}
+    {"type": "progress", "done": 3, "total": 10, "seconds_left": 12.5, "loss": null, "scores": null,
+     "what": "Reading ct.nii.gz"}
     {"type": "notice", "message": "..."}
     {"type": "result", ...}                                                   the last line of a success
     {"type": "error", "kind": "PathError", "message": "...", "exit_code": 2}  the last line of anything else
@@ -116,7 +117,7 @@ class Console:
             elif _is_terminal(sys.stderr):
                 self._show_bar(progress, what)
             elif self._due(progress, what, PLAIN_EVERY):
-                self._stderr(f"{what}: {_far(progress)}{_left(progress)}")
+                self._stderr(f"{what}: {_far(progress)}{_left(progress)}{_scores(progress)}")
 
     def end_progress(self) -> None:
         """Take the bar away."""
@@ -233,7 +234,7 @@ class Console:
             description=what,
             total=progress.total or None,
             completed=progress.done,
-            left=_left(progress).strip(", "),
+            left=(_left(progress) + _scores(progress)).strip(", "),
         )
 
     def _json_line(self, data: Mapping[str, Any]) -> None:
@@ -350,6 +351,11 @@ def _left(progress: Progress) -> str:
     return f", about {round(seconds / 60)} min left" if seconds < 5400 else f", about {seconds / 3600:.1f} h left"
 
 
+def _scores(progress: Progress) -> str:
+    """ ", psnr 31.2, ssim 0.912", or nothing where nothing is scored."""
+    return "".join(f", {name} {value:.4g}" for name, value in (progress.scores or {}).items())
+
+
 def _progress_line(progress: Progress, what: str) -> dict[str, Any]:
     return {
         "type": "progress",
@@ -357,6 +363,7 @@ def _progress_line(progress: Progress, what: str) -> dict[str, Any]:
         "total": progress.total,
         "loss": progress.loss,
         "seconds_left": progress.seconds_left,
+        "scores": progress.scores,
         "what": what,
     }
 
