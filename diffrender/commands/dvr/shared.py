@@ -1,0 +1,131 @@
+"""What the commands of `dvr` share: choices, colours, roles of labels, and what is read before work begins."""
+
+import os
+from collections.abc import Sequence
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from diffrender.errors import LabelError, SettingError
+
+if TYPE_CHECKING:
+    from diffrender import Volume
+    from diffrender.dvr.transfer import TransferFunction
+    from diffrender.dvr.view import Role
+
+Colour = tuple[float, float, float]
+MOST_VIEWS = 4096
+NAMED = 24  # labels named in an error
+
+
+# The choices of the library, here as well because --help imports no torch; a test compares.
+class Preset(str, Enum):
+    """Transfer functions of ours."""
+
+    bone = "ct-bone"
+    vessels = "ct-vessels"
+    lung = "ct-lung"
+    soft_tissue = "ct-soft-tissue"
+    skin = "ct-skin"
+
+
+class Name(str, Enum):
+    """Renderers."""
+
+    lookup = "lookup"
+    lookup2d = "lookup2d"
+    mlp = "mlp"
+    clusters = "clusters"
+    vnet4_4 = "vnet4-4"
+    vnetl16_4 = "vnetl16-4"
+    vnetl16_17 = "vnetl16-17"
+    dvrnet = "dvrnet"
+    rendernet = "rendernet"
+    hybrid = "hybrid"
+    vnet_unet = "vnet-unet"
+    unet_s = "unet-s"
+
+
+def transfer_of(preset: Preset | None, tf: str | None) -> "TransferFunction":
+    """The transfer function that was asked for; ct-bone by default. Raises: SettingError, PathError."""
+    from diffrender.dvr.transfer import read_transfer, transfer_preset
+
+    if tf is None:
+        return transfer_preset((preset or Preset.bone).value)
+    if preset is not None:
+        raise SettingError(f"--tf {tf} and --preset {preset.value} are two transfer functions; give one of them.")
+    if tf in [one.value for one in Preset] and not os.path.exists(tf):
+        return transfer_preset(tf)
+    return read_transfer(tf)
+
+
+def count_of(number: int, option: str, most: int = MOST_VIEWS) -> int:
+    """A number of pictures. Raises: SettingError."""
+    if not 1 <= number <= most:
+        raise SettingError(f"{option} is a number of views from 1 to {most}, not {number}.")
+    return number
+
+
+def colour_of(text: str, option: str) -> Colour:
+    """Red, green, blue from 0 to 1 of "#rrggbb" or a colour's name. Raises: SettingError."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise SettingError(
+            f"{option}: {text!r} is no colour; give one as #rrggbb, in quotes, or by name, as red."
+        ) from None
+    return red / 255, green / 255, blue / 255
+
+
+def role_of(text: str) -> "tuple[str, Role]":
+    """A label and what its paint means, of "liver=#cc2200:recolour:0.8", "liver=red" or "liver=hide".
+
+    Raises: SettingError.
+    """
+    from diffrender.dvr.view import ROLES, Role
+
+    label, equals, meaning = text.rpartition("=")
+    words = meaning.split(":")
+    if not equals or not label.strip() or not words[0] or len(words) > 3:
+        raise SettingError(
+            f"--paint-from-labels {text!r} cannot be read; it is LABEL=COLOUR, as liver=#cc2200, "
+            "LABEL=COLOUR:ROLE:STRENGTH, as liver=red:recolour:0.8, or LABEL=hide, LABEL=keep, LABEL=ignore."
+        )
+    plain = words[0] in ROLES  # without a colour; the roles but recolour need none
+    colour = None if plain else colour_of(words[0], "--paint-from-labels")
+    role, *strength = words if plain else words[1:] or ["recolour"]
+    try:
+        share = float(strength[0]) if strength else 1.0
+    except ValueError:
+        raise SettingError(
+            f"--paint-from-labels {text!r}: a strength is a number from 0 to 1, not {strength[0]!r}."
+        ) from None
+    return label.strip(), Role(label.strip(), role, colour, share)
+
+
+def roles_of(wanted: "Sequence[tuple[str, Role]]", volume: "Volume") -> "dict[int, Role]":
+    """Of each label that is meant, by id, name or pattern (rib_*), its role. Raises: LabelError."""
+    from dataclasses import replace
+
+    names = {label: volume.label_name(label) for label in volume.label_ids}
+    roles: dict[int, Role] = {}
+    for label, role in wanted:
+        meant = [n for n, name in names.items() if str(n) == label or fnmatchcase(name.lower(), label.lower())]
+        if not meant:
+            there = [f"{n} ({name})" for n, name in names.items()]
+            more = f" and {len(there) - NAMED} more" if len(there) > NAMED else ""
+            raise LabelError(f"The CT has no label {label!r}; it has {', '.join(there[:NAMED]) or 'none'}{more}.")
+        twice = [n for n in meant if n in roles]
+        if twice:
+            raise LabelError(
+                f"Label {twice[0]} ({names[twice[0]]}) is to be painted in two ways; say one of each label."
+            )
+        roles.update((n, replace(role, name=names[n])) for n in meant)
+    return roles
+
+
+def spread(count: int, total: int) -> list[int]:
+    """`count` numbers from 0 to total - 1, evenly apart and away from the ends, as an orbit's poles are."""
+    return [int((n + 0.5) * total / count) for n in range(count)]
