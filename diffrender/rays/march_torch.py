@@ -151,7 +151,7 @@ def _composite(
 def _channels(field: Field, values: Tensor, entries: Tensor | None, samples: _Samples) -> tuple[Tensor, Tensor]:
     """The interpolated numbers, and the colours and extinction that they mean, each (channel, sample, ray)."""
     numbers = _interpolated(values, samples.positions.to(values.device, field.real))
-    return numbers, numbers if entries is None else _classified(numbers, entries.to(field.real), field)
+    return numbers, numbers if entries is None else classified(numbers, entries.to(field.real), field)
 
 
 def _interpolated(values: Tensor, positions: Float[Tensor, "sample ray 3"]) -> Float[Tensor, "channel sample ray"]:
@@ -161,7 +161,7 @@ def _interpolated(values: Tensor, positions: Float[Tensor, "sample ray 3"]) -> F
     return F.grid_sample(lattice, grid[None, :, :, None], align_corners=True, padding_mode="border")[0, ..., 0]
 
 
-def _classified(numbers: Tensor, entries: Tensor, field: Field) -> Float[Tensor, "channel sample ray"]:
+def classified(numbers: Tensor, entries: Tensor, field: Field) -> Float[Tensor, "channel sample ray"]:
     """The table's colours and extinction at the numbers; linear between its entries, with a gradient in both."""
     assert field.table is not None
     low, share = [], []
