@@ -54,7 +54,10 @@ def turned(volume: Volume, turn: Float[Tensor, "4 4"]) -> Volume:
     ends = torch.cartesian_prod(*[torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in sizes])
     corners = _mapped(torch.linalg.inv(source_from_turned), ends)
     low, high = corners.amin(0).floor(), corners.amax(0).ceil()
-    axes = [torch.arange(first, last + 1, dtype=torch.float64) for first, last in zip(low, high, strict=True)]
+    axes = [
+        torch.arange(first, last + 1, dtype=torch.float64)
+        for first, last in zip(low.tolist(), high.tolist(), strict=True)
+    ]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).permute(2, 1, 0, 3)
     at = _mapped(source_from_turned, places)
     size = torch.tensor(sizes, dtype=torch.float64)

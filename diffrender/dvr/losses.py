@@ -140,7 +140,7 @@ def ssim_map(
 def gradient_difference(
     a: Float[Tensor, "c h w"], b: Float[Tensor, "c h w"], weight: Float[Tensor, "h w"] | None = None
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference of the steps from pixel to pixel, over three scales; an edge weighs as its lesser end."""
+    """Mean absolute difference of steps from pixel to pixel, over three scales; an edge weighs as its lesser end."""
     weight = torch.ones_like(a[0]) if weight is None else weight
     difference, total, scales = a - b, a.sum() * 0, 0
     while scales < SCALES and min(difference.shape[-2:]) > 1:

@@ -1,0 +1,127 @@
+"""A trained renderer in one file that is safe to open: tensors as safetensors, the rest as JSON in its header."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from diffrender import __version__
+from diffrender.dvr.renderer import Renderer, RendererSettings
+from diffrender.dvr.renderers import renderer as renderer_of
+from diffrender.dvr.transfer import TransferFunction
+from diffrender.errors import InputError, PathError, SettingError
+from diffrender.io.whole import write_whole
+
+FORMAT = 1
+ENDING = ".safetensors"
+KEY = "diffrender"  # of the header's metadata
+
+
+def save_model(path: str | Path, renderer: Renderer, info: Mapping[str, Any] | None = None) -> Path:
+    """Write NAME.safetensors, whole or not at all.
+
+    Args:
+        info: what should be known of it, as JSON data; `Trained.info` has hashes of the training volumes and scores.
+    Raises: SettingError for another ending, OutputError.
+    """
+    from safetensors.torch import save
+
+    if Path(path).suffix != ENDING:
+        raise SettingError(f"{path}: a model is written as {ENDING}, which is safe to open.")
+    record = {
+        "format": FORMAT,
+        "name": renderer.name,
+        "settings": settings_record(renderer.settings),
+        "info": {"version": __version__, **(info or {})},
+    }
+    # copies of their own: safetensors takes no views, and none that share memory
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in renderer.state_dict().items()}
+    return write_whole(path, save(tensors, {KEY: json.dumps(record, ensure_ascii=False)}))
+
+
+def load_model(path: str | Path) -> tuple[Renderer, dict[str, Any]]:
+    """The renderer in a file, on the CPU and ready to draw, and the info that was saved with it.
+
+    Runs no code from the file.
+    Raises: PathError for a file that is missing, damaged, a pickle, of another format, or of other tensors.
+    """
+    place = Path(path).expanduser()
+    try:
+        content = place.read_bytes()
+    except OSError as problem:
+        raise PathError(f"{path} cannot be read: {problem.strerror}. Give a model file, NAME{ENDING}.") from None
+    record, tensors = _opened(path, content)
+    if record.get("format") != FORMAT:
+        raise PathError(
+            f"{path} is a model of format {record.get('format')!r}, and DiffRender {__version__} reads {FORMAT}. "
+            "Open it with the version that wrote it, or train again."
+        )
+    try:
+        made = renderer_of(str(record["name"]), settings_from(record["settings"]))
+    except (InputError, KeyError, TypeError, ValueError) as problem:
+        raise PathError(
+            f"{path} does not describe a renderer that this DiffRender ({__version__}) can make: {problem}"
+        ) from None
+    fill(made, tensors, str(path))
+    return made.eval(), dict(record.get("info") or {})
+
+
+def settings_record(settings: RendererSettings) -> dict[str, Any]:
+    """A renderer's settings as JSON data."""
+    record = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {**record, "transfer": None if settings.transfer is None else settings.transfer.to_dict()}
+
+
+def settings_from(record: Mapping[str, Any]) -> RendererSettings:
+    """Back from `settings_record`. Raises: SettingError, TypeError for keys that settings do not have."""
+    transfer = record.get("transfer")
+    return RendererSettings(
+        **{**record, "transfer": None if transfer is None else TransferFunction.from_dict(transfer)}
+    )
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Give a module these parameters and buffers, no more and no fewer. Raises: PathError, naming what differs."""
+    own = module.state_dict()
+    for what, names in (("lacks", own.keys() - tensors.keys()), ("also holds", tensors.keys() - own.keys())):
+        if names:
+            raise PathError(
+                f"{source} {what} {sorted(names)[0]!r}{_more(len(names))}, so it is of another renderer, or of another "
+                "version. Train again, or open it with the version that wrote it."
+            )
+    for name, tensor in own.items():
+        if tensor.shape != tensors[name].shape:
+            raise PathError(
+                f"{source}: {name!r} has the shape {list(tensors[name].shape)} and should have {list(tensor.shape)}. "
+                "Its settings and its tensors do not fit each other; train again."
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def _opened(path: str | Path, content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if content[:2] == b"PK" or content[:1] == b"\x80":  # torch.save's archive, or a bare pickle
+        raise PathError(
+            f"{path} is a pickle (.pt, .pth), which can run code when opened; it was not. Models of ours are {ENDING} "
+            "files. A .ckpt is a training's own save: go on from it with the same training."
+        )
+    try:
+        tensors = load(content)  # checks that the file is as long as its header says
+        size = int.from_bytes(content[:8], "little")
+        record = json.loads(json.loads(content[8 : 8 + size]).get("__metadata__", {}).get(KEY, "null"))
+    except (SafetensorError, ValueError, KeyError) as problem:
+        raise PathError(
+            f"{path} is no {ENDING} file, or not all of one ({problem}). It has {len(content)} bytes; copy it again."
+        ) from None
+    if not isinstance(record, dict):
+        raise PathError(f"{path} holds tensors and does not say of which renderer: it is no model of ours.")
+    return record, tensors
+
+
+def _more(count: int) -> str:
+    return f" and {count - 1} more" if count > 1 else ""
