@@ -128,7 +128,7 @@ class _March(torch.autograd.Function):
     ) -> Tensor:
         parts = [engine.project(field, rays, settings) for rays in views]
         ctx.field, ctx.views, ctx.settings, ctx.engine, ctx.xi = field, views, settings, engine, xi
-        ctx.kept = parts
+        ctx.kept = [kept for _, kept in parts]
         return torch.stack([image for image, _ in parts])
 
     @staticmethod
