@@ -86,31 +86,27 @@ class Projected:
         return gradients
 
 
-def project(
-    vertices: Float[Tensor, "v 3"], faces: Int64[Tensor, "f 3"], pencil: Pencil, origin: Float[np.ndarray, "3"]
-) -> Projected:
-    """The mesh before the camera of `pencil`, whose matrices lead into a lattice of 1 mm with its first voxel at
-    `origin`, RAS [mm]."""
+def project(body: Float[Tensor, "v 3"], faces: Int64[Tensor, "f 3"], pencil: Pencil) -> Projected:
+    """The mesh before the camera of `pencil`, whose matrices lead into a lattice of 1 mm: `body` are the vertices seen
+    from that lattice's first voxel, float64."""
     _, row_step, column_step, row, column, distance = pencil.detector
     turn = pencil.matrices[0, :, :3].T
     shift = -turn @ (pencil.matrices[0, :, 3] - PAD)
-    body = vertices.detach().to(torch.float64) - torch.as_tensor(origin, device=vertices.device)
     points, winding, cuts = turned(body, turn, shift), 0, []
     reach = max(REACH, 1 << int(2 * max(pencil.size) - 1).bit_length())
     bits = PLACE_BITS - reach.bit_length() + 1
     # A homogeneous point on the image: (column, row) in pixels from the first one's centre, times its depth.
     image = np.array([[distance / column_step, 0, column - 0.5], [0, distance / row_step, row - 0.5], [0, 0, 1.0]])
     near = NEAR * float(points.abs().max())
-    sides = [sign * image[n] + [0, 0, reach] for n in range(2) for sign in (-1, 1)]
-    planes = [(np.array([0, 0, 1.0]), -near), *((side, 0.0) for side in sides)]
-    if bool((torch.stack([_above(points, plane) for plane in planes]) < 0).any()):
+    at = turned(points, image)
+    if not bool((at[:, 2] >= near).all() and (at[:, :2].abs() <= reach * at[:, 2:]).all()):
         winding = _winding(points, faces)
-        for plane in planes:
+        sides = [sign * image[n] + [0, 0, reach] for n in range(2) for sign in (-1, 1)]
+        for plane in [(image[2], -near), *((side, 0.0) for side in sides)]:
             points, faces, cut = _cut(points, faces, plane)
             cuts.append(cut)
-    scale = 2.0**bits
-    at = turned(points, image)
-    places = at[:, :2] * scale / at[:, 2:]
+        at = turned(points, image)
+    places = at[:, :2] * 2.0**bits / at[:, 2:]
     # Vertices that a cut has left behind belong to no face any more, and may be anywhere.
     places = places.nan_to_num(0.0).round_().clamp_(-(2.0**30), 2.0**30).to(torch.int32)
     return Projected(points, places, faces, bits, pencil, winding, tuple(cuts))
@@ -125,14 +121,10 @@ def turned(
     return total if shift is None else total + torch.from_numpy(shift).to(points)
 
 
-def _above(points: Tensor, plane: tuple[np.ndarray, float]) -> Tensor:
-    (x, y, z), offset = plane[0].tolist(), plane[1]
-    return x * points[:, 0] + y * points[:, 1] + z * points[:, 2] + offset
-
-
 def _cut(points: Tensor, faces: Tensor, plane: tuple[np.ndarray, float]) -> tuple[Tensor, Tensor, Cut]:
     """The faces' parts on the upper side of a plane. An edge is cut at one place for all of its faces."""
-    above = _above(points, plane)
+    (x, y, z), offset = plane[0].tolist(), plane[1]
+    above = x * points[:, 0] + y * points[:, 1] + z * points[:, 2] + offset
     kept = (above >= 0)[faces]
     count = kept.sum(1)
     one, two = count == 1, count == 2

@@ -125,11 +125,12 @@ def path_lengths_with_jacobian(
             f"A basis is (modes, v, 3), and this mesh has {len(mesh.vertices)} vertices; it is {list(basis.shape)}."
         )
     view = _aimed([mesh], camera, None if xi is None else xi.detach(), centre)
-    vertices = mesh.vertices.detach()
-    seen = project(vertices, mesh.faces, view.aimed.pencils[0], view.origin)
+    vertices, engine = mesh.vertices.detach(), _engine(backend, mesh.vertices)
+    points = view.body(vertices)
+    seen = project(points, mesh.faces, view.aimed.pencils[0])
     rates = _rates(seen, len(vertices), basis)
-    factor = _factor(seen, _outward(vertices, mesh.faces))
-    depths, signs, jacobian = _engine(backend, vertices).splat(seen, seen.with_cuts(rates))
+    factor = _factor(seen, engine.outward(points, mesh.faces))
+    depths, signs, jacobian = engine.splat(seen, seen.with_cuts(rates))
     lengths, unbalanced = _finished(seen, factor, depths, signs)
     assert jacobian is not None
     jacobian = (factor * jacobian).masked_fill_(unbalanced[:, None], 0)
@@ -140,7 +141,11 @@ def path_lengths_with_jacobian(
 @dataclass(frozen=True, eq=False)
 class _View:
     aimed: Aimed
-    origin: Float[np.ndarray, "3"]
+    origin: Float[Tensor, "3"]
+
+    def body(self, vertices: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
+        """Vertices seen from the middle of all bodies, float64."""
+        return vertices.detach().to(torch.float64) - self.origin.to(vertices.device)
 
 
 def _aimed(bodies: list[Mesh], camera: Any, xi: Tensor | None, centre: Tensor | None) -> _View:
@@ -151,7 +156,7 @@ def _aimed(bodies: list[Mesh], camera: Any, xi: Tensor | None, centre: Tensor | 
     middle = (bounds[:, 0].amin(0) + bounds[:, 1].amax(0)).cpu() / 2
     lattice = torch.eye(4, dtype=torch.float64)
     lattice[:3, 3] = middle
-    return _View(aim(Lattice(lattice, (1, 1, 1)), camera, xi, centre), middle.numpy())
+    return _View(aim(Lattice(lattice, (1, 1, 1)), camera, xi, centre), middle)
 
 
 class _Lengths(torch.autograd.Function):
@@ -161,8 +166,9 @@ class _Lengths(torch.autograd.Function):
     def forward(
         ctx: Any, vertices: Tensor, xi: Tensor | None, body: Mesh, view: _View, engine: ModuleType
     ) -> tuple[Tensor, Tensor]:
-        outward = _outward(vertices.detach(), body.faces)
-        seen = [project(vertices, body.faces, pencil, view.origin) for pencil in view.aimed.pencils]
+        points = view.body(vertices)
+        outward = engine.outward(points, body.faces)
+        seen = [project(points, body.faces, pencil) for pencil in view.aimed.pencils]
         parts = [_finished(one, _factor(one, outward), *engine.splat(one)[:2]) for one in seen]
         unbalanced = torch.stack([part[1] for part in parts])
         ctx.seen, ctx.outward, ctx.engine, ctx.unbalanced = seen, outward, engine, unbalanced
@@ -193,14 +199,8 @@ class _Lengths(torch.autograd.Function):
 
 
 def _factor(seen: Projected, outward: int) -> int:
-    """From the turn of faces on the image to which side of the surface is out."""
+    """From the turn of faces on the image to the side of the surface that is out."""
     return seen.mirrored() * outward
-
-
-def _outward(vertices: Tensor, faces: Tensor) -> int:
-    """1 where the enclosed volume is not negative, -1 for a surface that is inside out."""
-    a, b, c = (vertices - vertices.mean(0)).to(torch.float64)[faces].unbind(1)
-    return -1 if float((a * torch.linalg.cross(b, c)).sum()) < 0 else 1
 
 
 def _finished(seen: Projected, factor: int, depths: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:

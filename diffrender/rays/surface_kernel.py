@@ -18,7 +18,7 @@ from diffrender.rays.surface_torch import DEPTH_BITS, GRAZING
 
 @no_type_check  # shape checks in tests wrap what they see, and warp reads the source of what it compiles
 def build() -> SimpleNamespace:
-    """The kernels, a warp module: `splat`, `corners`, `scatter` and `rates`."""
+    """The kernels, a warp module: `splat`, `corners`, `scatter`, `rates` and `volumes`."""
     module = wp.get_module("diffrender_surface")
     for option, setting in (("enable_backward", False), ("fast_math", False), ("cpu_compiler_flags", "-march=native")):
         if option in module.options:
@@ -271,4 +271,14 @@ def build() -> SimpleNamespace:
             da, db, dc = of_points[a, m], of_points[b, m], of_points[c, m]
             moves[f, m] = wp.vec3d(wp.dot(normal, da), wp.dot(normal, db), wp.dot(normal, dc))
 
-    return SimpleNamespace(module=module, splat=splat, corners=corners, scatter=scatter, rates=rates)
+    @wp.kernel(module=module)
+    def volumes(
+        points: wp.array(dtype=wp.vec3d), faces: wp.array(dtype=wp.int64, ndim=2), out: wp.array(dtype=wp.float64)
+    ):
+        # six times the volume between a face and the origin
+        f = wp.tid()
+        b, c = points[int(faces[f, 1])], points[int(faces[f, 2])]
+        out[f] = wp.dot(points[int(faces[f, 0])], wp.cross(b, c))
+
+    kernels = {"splat": splat, "corners": corners, "scatter": scatter, "rates": rates, "volumes": volumes}
+    return SimpleNamespace(module=module, **kernels)

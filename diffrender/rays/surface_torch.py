@@ -66,6 +66,12 @@ def adjoint(seen: Projected, g: Float[Tensor, "ray"]) -> Float[Tensor, "n 3"]:
     return out
 
 
+def outward(body: Float[Tensor, "v 3"], faces: Int64[Tensor, "f 3"]) -> int:
+    """-1 for a surface that is inside out, one that encloses a negative volume; 1 otherwise."""
+    a, b, c = body[faces].unbind(1)
+    return -1 if float((a * torch.linalg.cross(b, c)).sum()) < 0 else 1
+
+
 def depths_of(points: Float[Tensor, "n 3"], seen: Projected, hits: Hits) -> Float[Tensor, "hit"]:
     """Depths of the crossings [mm]: where rays meet the faces' planes; differentiable in `points` by autograd.
 

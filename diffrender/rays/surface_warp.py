@@ -32,13 +32,13 @@ def splat(
     if rates is not None:
         corners = [points, tables, _vectors(rates.contiguous())]
         moved = _vectors(moves)
-        _over(seen, faces, lambda n, stop: _launch(seen, "rates", stop - n, [*corners, n, moved]))
+        _over(seen, faces, lambda n, stop: _launch(on, "rates", stop - n, [*corners, n, moved]))
     outputs = [_vectors(moves), _array(depths), _array(signs), _array(jacobian)]
 
     def launch(first: int, stop: int) -> None:
         rows = stop - first if on.type == "cpu" else BAND
         bands = -(-(stop - first) // rows)
-        _launch(seen, "splat", (bands, faces), [*view, rows, first, stop - 1, *outputs])
+        _launch(on, "splat", (bands, faces), [*view, rows, first, stop - 1, *outputs])
 
     _over(seen, height, launch)
     return depths, signs, jacobian if parameters else None
@@ -55,11 +55,18 @@ def adjoint(seen: Projected, g: Float[Tensor, "ray"]) -> Float[Tensor, "n 3"]:
 
     def launch(start: int, stop: int) -> None:
         rows = height if on.type == "cpu" else BAND
-        _launch(seen, "corners", (-(-height // rows), stop - start), [*view, rows, height, start, *outputs])
+        _launch(on, "corners", (-(-height // rows), stop - start), [*view, rows, height, start, *outputs])
 
     _over(seen, faces, launch)
-    _launch(seen, "scatter", faces, [_vectors(seen.points), _array(seen.faces), _vectors(sums), _vectors(out)])
+    _launch(on, "scatter", faces, [_vectors(seen.points), _array(seen.faces), _vectors(sums), _vectors(out)])
     return out
+
+
+def outward(body: Float[Tensor, "v 3"], faces: Int64[Tensor, "f 3"]) -> int:
+    """As `surface_torch.outward`."""
+    volumes = torch.empty(len(faces), dtype=torch.float64, device=body.device)
+    _launch(body.device, "volumes", len(faces), [_vectors(body), _array(faces), _array(volumes)])
+    return -1 if float(volumes.sum()) < 0 else 1
 
 
 def why_not(vertices: Tensor) -> str | None:
@@ -92,8 +99,8 @@ def _kernels() -> Any:
     return surface_kernel.build()
 
 
-def _launch(seen: Projected, kernel: str, dim: int | tuple[int, int], arguments: list[Any]) -> None:
-    wp, device = _wp(), seen.points.device
+def _launch(device: torch.device, kernel: str, dim: int | tuple[int, int], arguments: list[Any]) -> None:
+    wp = _wp()
     stream = wp.stream_from_torch(device) if device.type == "cuda" else None
     wp.launch(getattr(_kernels(), kernel), dim=dim, inputs=arguments, device=str(device), stream=stream)
 
