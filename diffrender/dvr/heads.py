@@ -36,6 +36,8 @@ class Intake(nn.Module):
         prior: whether there is a transfer function to start from.
     """
 
+    table: Tensor
+
     def __init__(self, settings: RendererSettings):
         super().__init__()
         self.low, self.high = settings.low, settings.high
@@ -56,6 +58,13 @@ class Intake(nn.Module):
         table, index = self.table, low.long()
         below = table[:, index]
         return below + (at - low) * (table[:, index + 1] - below)
+
+    def coarse_priors(self, priors: Float[Tensor, "4 k j i"], factor: int) -> Float[Tensor, "4 n m l"]:
+        """Of blocks of voxels: what the mean of their extinction is b of. Logits are meant too."""
+        both = torch.cat([priors[:-1], F.softplus(priors[-1:])])[None]
+        sizes = [min(factor, n) for n in both.shape[2:]]
+        mean = F.avg_pool3d(both, sizes, factor, ceil_mode=True, count_include_pad=False)[0]
+        return torch.cat([mean[:-1], bias_of(mean[-1:])])
 
 
 class Part(nn.Module):

@@ -86,6 +86,19 @@ def fitted(x: Float[Tensor, "one channel *n"], multiples: Sequence[int]) -> Floa
     return F.pad(x, [n for pair in reversed(pads) for n in pair], mode="replicate")
 
 
+def coarser(world_from_voxel: Float[Tensor, "4 4"], factors: Sequence[int], first: float = 0.0) -> Float[Tensor, "4 4"]:
+    """The lattice of blocks of voxels: the first block's middle lies (factor - 1) / 2 behind the first voxel's.
+
+    Args:
+        factors: voxels of (k, j, i) a block.
+        first: number of the block that becomes index 0; -1 where one was put before the others.
+    """
+    block = torch.eye(4, dtype=torch.float64)
+    for axis, factor in enumerate(reversed(factors)):
+        block[axis, axis], block[axis, 3] = factor, factor * first + (factor - 1) / 2
+    return world_from_voxel.double().cpu() @ block
+
+
 def cropped(x: Float[Tensor, "one channel *n"], sizes: Sequence[int]) -> Float[Tensor, "one channel *m"]:
     """The first so many voxels of each axis: what `fitted` added is taken off."""
     return x[(slice(None), slice(None), *(slice(n) for n in sizes))]

@@ -5,6 +5,8 @@ So the costly part sees a volume averaged to `WORKING` voxels or fewer, whatever
 joins its interpolated features with the HU of the full lattice.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -37,7 +39,7 @@ class SmallUNet(nn.Module):
         self.checkpointing = False
         sizes = [wide(n, settings) for n in CHANNELS]
         self.first = _block(HU_CHANNELS + 3, sizes[0], settings)
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.downs = nn.ModuleList(
             nn.Sequential(nn.Conv3d(a, b, 2, 2, bias=False), norm(b, settings), nn.ELU(), _block(b, b, settings))
             for a, b in pairs
