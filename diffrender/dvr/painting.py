@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffrender.dvr.colour import recoloured
 from diffrender.dvr.targets import PAINTED, UNPAINTED, Target
-from diffrender.dvr.view import Role, View, Views
+from diffrender.dvr.view import Role, View, Views, classified
 from diffrender.errors import ImageError, LabelError, SettingError, notify
 from diffrender.rays.field import MarchSettings
 from diffrender.rays.march import march_weights
@@ -39,8 +39,8 @@ def targets_of(views: Views, unpainted: float = 0.0) -> list[Target]:
     """
     if not any(view.painted for view in views.views):
         raise ImageError(
-            f"{_named(views)} are not painted, so there is nothing to learn. Paint one or more of them, and say in the "
-            "roles what each paint means."
+            f"Nothing is painted on {_named(views)}, so there is nothing to learn. Paint one or more of them, and say "
+            "in the roles what each paint means."
         )
     targets = [_target_of(view, views.roles, unpainted) for view in views.views]
     _check_targets(views, targets)
@@ -76,7 +76,7 @@ def paint_from_labels(
     if wrong:
         raise SettingError(f"There is no view {wrong[0]}; there are {len(views.views)}, counted from 0.")
     ids = _ids(volume, roles)
-    extinction = views.transfer.at(volume.values)[..., 3]
+    extinction = classified(volume, views.transfer)[3]
     settings = MarchSettings(sampling_rate=sampling_rate)
     made = [replace(view, paint=None) for view in views.views]
     for done, number in enumerate(numbers, 1):
@@ -168,7 +168,7 @@ def _check_targets(views: Views, targets: list[Target]) -> None:
 
 
 def _named(views: Views) -> str:
-    return "These views" if views.folder is None else f"The views in {views.folder}"
+    return "these views" if views.folder is None else f"the views in {views.folder}"
 
 
 def _ids(volume: Volume, roles: Mapping[int, Role]) -> Shaped[Tensor, "k j i"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffrender.camera import Camera
 from diffrender.dvr.targets import Target, whole_target
 from diffrender.dvr.transfer import TransferFunction
+from diffrender.dvr.view import classified
 from diffrender.errors import SettingError
 from diffrender.rays.field import Field, MarchSettings
 from diffrender.rays.march import march
@@ -63,7 +64,7 @@ def shaded_targets(
 
 def shaded(volume: Volume, transfer: TransferFunction, light: Light) -> Field:
     """The volume classified voxel by voxel, its colours times (ambient + (1 - ambient) Lambert transmittance)."""
-    seen = transfer.at(volume.values).movedim(-1, 0)
+    seen = classified(volume, transfer)
     to_light = torch.tensor(light.towards, dtype=torch.float64)
     to_light = to_light / to_light.norm()
     world = volume.world_from_voxel

@@ -14,6 +14,7 @@ from torch import Tensor
 from diffrender.camera import Camera, read_cameras
 from diffrender.dvr.pictures import has_alpha, opened, premultiplied
 from diffrender.dvr.transfer import OPAQUE, TransferFunction
+from diffrender.dvr.view import classified
 from diffrender.errors import ImageError, PathError, SettingError
 from diffrender.io.files import found
 from diffrender.rays.field import Field, MarchSettings
@@ -39,8 +40,8 @@ class Target:
 
     camera: Camera
     image: Float[Tensor, "4 h w"]
-    weight: Float[Tensor, "h w"]
-    alpha_weight: Float[Tensor, "h w"]
+    weight: Float[Tensor, "_ _"]  # sizes are compared in words
+    alpha_weight: Float[Tensor, "_ _"]
 
     def __post_init__(self):
         height, width = self.camera.image_size
@@ -143,7 +144,7 @@ def coloured_labels(
         kappa += label_kappa * share
         light += label_kappa * share * torch.tensor(colour).reshape(3, 1, 1, 1)
     if transfer is not None:
-        seen = transfer.at(volume.values).cpu().movedim(-1, 0)
+        seen = classified(volume, transfer).cpu()
         other = faint * rest * seen[3]
         kappa, light = kappa + other, light + other * seen[:3]
     return Field(torch.cat([light / kappa.clamp(min=1e-12), kappa[None]]), volume.world_from_voxel)

@@ -62,7 +62,7 @@ class View:
 
     camera: Camera
     image: Float[Tensor, "4 h w"]
-    paint: UInt8[Tensor, "h w"] | None = None
+    paint: UInt8[Tensor, "_ _"] | None = None  # sizes are compared in words
 
     def __post_init__(self):
         for what, values in (("picture", self.image), ("paint", self.paint)):
@@ -171,3 +171,8 @@ def field_through(volume: Volume, transfer: TransferFunction) -> Field:
     high = high if high > low else low + 1.0
     table = transfer.table(min(MOST_BINS, round(high - low) + 1), low, high)
     return Field(volume.values, volume.world_from_voxel, Table(table.entries.to(volume.values.device), table.ranges))
+
+
+def classified(volume: Volume, transfer: TransferFunction) -> Float[Tensor, "4 k j i"]:
+    """Red, green, blue and extinction [1/mm] of each voxel: what light and labels are worked out with."""
+    return transfer.at(volume.values.float()).movedim(-1, 0)

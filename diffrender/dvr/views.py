@@ -249,6 +249,8 @@ def _role_record(role: Role) -> dict[str, Any]:
 
 def _volume_record(views: Views) -> dict[str, Any]:
     source, sha256 = views.source, views.sha256
+    if views.volume is not None and source is not None and not Path(source).expanduser().exists():
+        source = None  # such as the phantom: in memory only
     if sha256 is None and source is not None:
         sha256 = hash_of(source)
     record: dict[str, Any] = {"format": FORMAT, "path": source, "sha256": sha256}
