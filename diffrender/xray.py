@@ -1,7 +1,7 @@
 """A radiograph: the picture that a camera takes of a volume, with what it shows of every label."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from diffrender.camera import Camera
 from diffrender.errors import ImageError, SettingError, UnitError
+from diffrender.mesh import Mesh
 from diffrender.physics.attenuation import HU_AIR, linear_map
 from diffrender.rays.line import label_lengths, line_integrals
 from diffrender.rays.prepared import MOST_LABELS, Prepared, PreparedLabels, prepare, prepare_labels
+from diffrender.rays.surface import path_lengths
 from diffrender.volume import Volume
 
 KINDS = ("log-attenuation", "intensity")
@@ -177,6 +179,64 @@ def radiograph(
         scene.volume.source,
         scene.volume.header,
     )
+
+
+def radiograph_of_meshes(
+    bodies: Sequence[tuple[Mesh, float] | tuple[Mesh, float, int | None]],
+    camera: Camera,
+    settings: RadiographSettings | None = None,
+    volume: Volume | Scene | None = None,
+    air: float = 0.0,
+) -> Radiograph:
+    """Take a radiograph of closed surfaces, each filled with one attenuation, and of a volume with them if asked.
+
+    Args:
+        bodies: (mesh, attenuation [1/mm]), or (mesh, attenuation, n) where the body lies inside body number n (counted
+            from 0), whose attenuation it takes the place of. Bodies that overlap otherwise add up.
+        camera: what takes it.
+        settings: what is made of the rays. `energy` matters to the volume alone.
+        volume: what the meshes are added to: the bodies' attenuation adds to that of the volume, and replaces nothing.
+        air: attenuation of what lies between source and image plane around the bodies [1/mm].
+    Returns: `path_lengths` and `masks` are those of the bodies, with ids from 1 on; pixels and path lengths are
+        differentiable in the meshes' vertices.
+    Raises: SettingError for a body inside one that is not there, itself or in a circle; MeshError, UnitError.
+    Source: Beer and Lambert, p = sum_p mu_p L_p; air is source to detector less body, body less what lies inside, as
+        in Shetty et al. (2021).
+    """
+    settings = RadiographSettings() if settings is None else settings
+    if isinstance(volume, Scene):
+        settings = volume.settings
+    meshes = [body[0] for body in bodies]
+    attenuations = torch.tensor(_beyond_what_they_replace(bodies, air), dtype=torch.float64)
+    lengths = path_lengths(meshes, camera, backend=settings.backend)
+    p = torch.einsum("n,nhw->hw", attenuations.to(lengths), lengths)
+    if air:
+        reach = camera.source_to_detector / (camera.rays()[1] @ camera.direction)
+        p = p + air * reach.to(p)
+    if volume is not None:
+        scene = volume if isinstance(volume, Scene) else scene_of(volume, replace(settings, labels=False))
+        through = line_integrals(scene.attenuation, scene.volume.world_from_voxel, camera, backend=settings.backend)
+        p = p + through.to(p)
+    pixels = (p if settings.kind == "log-attenuation" else torch.exp(-p)).to(torch.float32)
+    ids = tuple(range(1, len(meshes) + 1))
+    names = {n: mesh.source for n, mesh in zip(ids, meshes, strict=True) if mesh.source}
+    return Radiograph(pixels[None], settings.kind, camera, lengths, _masks(lengths, settings), ids, names)
+
+
+def _beyond_what_they_replace(bodies: Sequence[tuple], air: float) -> list[float]:
+    """Each body's attenuation less that of what it lies in."""
+    around = [body[2] if len(body) > 2 else None for body in bodies]
+    for n, outer in enumerate(around):
+        chain = [n]
+        while outer is not None:
+            if outer not in range(len(bodies)) or outer in chain:
+                raise SettingError(
+                    f"Body {n} lies inside body {outer}, which is {'itself' if outer in chain else 'not there'}: "
+                    f"bodies are counted from 0 to {len(bodies) - 1}, and one lies in another, not in a circle."
+                )
+            chain.append(outer)
+            outer = around[outer]
+    return [body[1] - (air if outer is None else bodies[outer][1]) for body, outer in zip(bodies, around, strict=True)]
 
 
 def _masks(lengths: Float[Tensor, "label h w"], settings: RadiographSettings) -> Shaped[Tensor, "label h w"]:

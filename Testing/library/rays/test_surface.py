@@ -15,6 +15,7 @@ from diffrender.errors import BackendError, GeometryError, MeshError, Notice, Se
 from diffrender.pose import motion
 from diffrender.rays.surface import path_lengths_with_jacobian, surface_pass
 from diffrender.rays.surface_torch import GRAZING
+from diffrender.xray import radiograph_of_meshes
 
 CENTRE = np.array([14.0, -23.0, 31.0])
 SIZE = (40, 34)
@@ -36,7 +37,7 @@ def egg() -> dr.Mesh:
 
 def camera_at(target=CENTRE, **changes) -> dr.Camera:
     """Oblique, oblong pixels, the principal point off centre, the target off centre."""
-    return phantoms.oblique_camera(np.asarray(target) + [5.0, -3.0, 4.0], **({"image_size": SIZE} | changes))
+    return phantoms.oblique_camera(np.asarray(target) + np.array([5.0, -3.0, 4.0]), **({"image_size": SIZE} | changes))
 
 
 def within(camera: dr.Camera, point, focal: float = 40.0) -> dr.Camera:
@@ -139,7 +140,7 @@ def test_pixels_on_vertices_and_edges_count_once(backend):
 
 
 def test_bodies_are_measured_by_themselves_and_move_as_one(backend, egg):
-    box = surfaces.of_box(phantoms.box(CENTRE + [18.0, -9.0, 7.0]))
+    box = surfaces.of_box(phantoms.box(CENTRE + np.array([18.0, -9.0, 7.0])))
     cameras = [camera_at(along=WAYS[2]), camera_at(along=WAYS[5], mirrored=True)]
     both = dr.path_lengths([egg, box], cameras[0], backend=backend)
     assert both.shape == (2, *SIZE)
@@ -284,7 +285,7 @@ def test_gradients_meet_finite_differences(backend):
 
 
 def test_jacobian_is_what_backward_applies(backend, egg):
-    for camera in (camera_at(), within(camera_at(mirrored=True), CENTRE + [4.0, 3.0, -5.0])):
+    for camera in (camera_at(), within(camera_at(mirrored=True), CENTRE + np.array([4.0, 3.0, -5.0]))):
         xi = XI.clone().requires_grad_()
         lengths = dr.path_lengths(egg, camera, xi, backend=backend)
         weights = torch.linspace(-1, 2, lengths.numel()).reshape(lengths.shape)
@@ -361,7 +362,7 @@ def test_a_face_that_is_there_twice_is_noticed(backend, egg):
 
 
 def test_an_inside_out_mesh_counts_as_turned(backend, egg):
-    for camera in (camera_at(), within(camera_at(), CENTRE + [4.0, 3.0, -5.0])):
+    for camera in (camera_at(), within(camera_at(), CENTRE + np.array([4.0, 3.0, -5.0]))):
         results = []
         for faces in (egg.faces, egg.faces.flip(1)):
             vertices = egg.vertices.clone().requires_grad_()
@@ -398,7 +399,7 @@ def test_faces_without_area_change_nothing(backend, egg):
 
 
 def test_nothing_in_the_frame_is_nothing(backend, egg):
-    aside, behind = camera_at(CENTRE + [400.0, 300.0, -200.0]), camera_at()
+    aside, behind = camera_at(CENTRE + np.array([400.0, 300.0, -200.0])), camera_at()
     turned = behind.world_from_camera.clone()
     turned[:3, 1:3] *= -1
     behind = dataclasses.replace(behind, world_from_camera=turned)
@@ -486,6 +487,38 @@ def test_warp_asked_for_by_name_and_absent_is_an_error(egg, monkeypatch):
     with pytest.raises(BackendError, match="cannot run: it is not here"):
         dr.path_lengths(egg, camera_at(), backend="warp")
     assert dr.path_lengths(egg, camera_at()).max() > 20
+
+
+def test_a_radiograph_of_bodies_within_bodies(backend, egg):
+    camera = camera_at()
+    inner = surfaces.of_ellipsoid(phantoms.Ellipsoid(CENTRE, (9.0, 7.0, 5.0), np.eye(3)), 2)
+    settings = dr.RadiographSettings(kind="intensity", backend=backend)
+    vertices = inner.vertices.clone().requires_grad_()
+    bodies = [(egg, 0.02, None), (dr.Mesh(vertices, inner.faces, "bone"), 0.05, 0)]
+    found = radiograph_of_meshes(bodies, camera, settings, air=1e-4)
+    through_egg, through_inner = (judged(body, camera)[0] for body in (egg, inner))
+    _, directions = rays_of(camera)
+    reach = camera.source_to_detector / (directions @ camera.direction.numpy())
+    p = 0.02 * (through_egg - through_inner) + 0.05 * through_inner + 1e-4 * (torch.from_numpy(reach) - through_egg)
+    assert (found.pixels[0] - torch.exp(-p)).abs().max() < 1e-5
+    assert found.path_lengths.shape == (2, *SIZE)
+    assert (found.masks[1] == (through_inner > 1)).float().mean() > 0.999
+    assert found.label_name(2) == "bone"
+    found.pixels.sum().backward()
+    assert vertices.grad.abs().max() > 0
+    for wrong in ([(egg, 0.02, 0)], [(egg, 0.02, 5)], [(egg, 0.02, 1), (inner, 0.05, 0)]):
+        with pytest.raises(SettingError, match="lies inside body"):
+            radiograph_of_meshes(wrong, camera)
+
+
+def test_a_volume_and_bodies_in_one_picture(backend, egg):
+    values = torch.full((20, 24, 28), -200.0)
+    volume = dr.Volume(values, torch.from_numpy(phantoms.oblique_lattice((2.0, 2.5, 3.0), origin=tuple(CENTRE - 30))))
+    camera, settings = camera_at(), dr.RadiographSettings(backend=backend)
+    together = radiograph_of_meshes([(egg, 0.03)], camera, settings, volume)
+    alone = dr.radiograph(volume, camera, settings).pixels
+    assert (together.pixels - alone - 0.03 * judged(egg, camera)[0]).abs().max() < 1e-4
+    assert alone.max() > 0.5
 
 
 @pytest.mark.cuda
