@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,16 @@ def typed(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_pat
         return Ended(code, *capfd.readouterr())
 
     return type_
+
+
+@pytest.fixture
+def open_stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A stdin that stays open and says nothing, as a panel's that waits: with --json its end is the wish to stop."""
+    ours, theirs = os.pipe()
+    with os.fdopen(ours) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield
+        os.close(theirs)
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 """What the commands of `dvr` share: choices, colours, roles of labels, and what is read before work begins."""
 
+import json
 import os
 from collections.abc import Sequence
 from enum import Enum
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffrender.errors import LabelError, SettingError
+from diffrender.commands.target import size_of
+from diffrender.errors import LabelError, MemoryNeedError, PathError, SettingError
 
 if TYPE_CHECKING:
     from diffrender import Volume
@@ -14,8 +17,11 @@ if TYPE_CHECKING:
     from diffrender.dvr.view import Role
 
 Colour = tuple[float, float, float]
+MODEL = "model.safetensors"
 MOST_VIEWS = 4096
-NAMED = 24  # labels named in an error
+# Bytes of memory a pixel: while one is drawn (rays, samples, layers of a decoder), and of each that is kept.
+DRAWING_NEED, PICTURE_NEED = 400, 20
+NAMED = 10  # labels named in an error
 
 
 # The choices of the library, here as well because --help imports no torch; a test compares.
@@ -129,3 +135,50 @@ def roles_of(wanted: "Sequence[tuple[str, Role]]", volume: "Volume") -> "dict[in
 def spread(count: int, total: int) -> list[int]:
     """`count` numbers from 0 to total - 1, evenly apart and away from the ends, as an orbit's poles are."""
     return [int((n + 0.5) * total / count) for n in range(count)]
+
+
+def check_rate(sampling_rate: float | None) -> None:
+    """Raises: SettingError for samples a voxel that no march takes."""
+    if sampling_rate is not None and not 0.01 <= sampling_rate <= 64:
+        raise SettingError(f"--sampling-rate is a number of samples a voxel from 0.01 to 64, not {sampling_rate:g}.")
+
+
+def check_memory_for(size: tuple[int, int], count: int = 1) -> None:
+    """Refuse pictures that memory cannot hold. Raises: MemoryNeedError."""
+    from diffrender.io.files import available_memory
+
+    (h, w), free = size, available_memory()
+    need = h * w * (DRAWING_NEED + count * PICTURE_NEED)
+    if need > free:
+        raise MemoryNeedError(
+            f"{count} pictures of {h} x {w} pixels take {size_of(need)} of memory, and {size_of(free)} are free. Nothing "
+            "was drawn. Take a smaller --size or fewer pictures, or close other programs."
+        )
+
+
+def model_of(path: str) -> Path:
+    """The model file that is meant: it, or the best one in a folder of `dvr train`. Raises: PathError."""
+    from diffrender.io.files import found
+
+    place = found(path)
+    if place.is_dir():
+        if not (place / MODEL).is_file():
+            raise PathError(f"{path} holds no {MODEL}, so it is no folder that `dvr train` has finished. Give a model.")
+        place = place / MODEL
+    return place
+
+
+def ct_of(ct: str | None, model: Path | None) -> str:
+    """The CT that is meant: as typed, or the one that a model was trained on. Raises: SettingError, PathError."""
+    if ct is not None:
+        return ct
+    if model is None:
+        raise SettingError("Say which CT to draw, with --ct.")
+    try:
+        record = json.loads((model.parent / "provenance.json").read_text(encoding="utf-8"))
+        trained = record["settings"]["cts"][0]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise SettingError(f"Say which CT to draw, with --ct: what {model} was trained on is not known.") from None
+    if not os.path.exists(os.path.expanduser(trained)):
+        raise PathError(f"{model} was trained on {trained}, which is not there from here. Say which CT, with --ct.")
+    return trained

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffrender.commands.console import Console, Debug, Json, current, example
-from diffrender.commands.dvr.shared import NAMED, Preset, count_of, role_of, roles_of, spread, transfer_of
+from diffrender.commands.dvr.shared import (
+    NAMED,
+    Preset,
+    check_memory_for,
+    check_rate,
+    count_of,
+    role_of,
+    roles_of,
+    spread,
+    transfer_of,
+)
 from diffrender.commands.radiograph import cameras_of, parse_size, stem_of
 from diffrender.commands.target import check_given, check_outputs, check_writable
 from diffrender.errors import LabelError, SettingError, notify
@@ -78,14 +88,14 @@ def views(
     check_given({"CT": ct, "--labels": labels, "--names": names, "--tf": tf, "--camera": camera, "--out": out})
     _check_together(labels, names, n, seed, camera, paint_from_labels, painted)
     transfer = transfer_of(preset, tf)
-    if not 0.01 <= sampling_rate <= 64:
-        raise SettingError(f"--sampling-rate is a number of samples a voxel from 0.01 to 64, not {sampling_rate:g}.")
+    check_rate(sampling_rate)
     wanted = [role_of(text) for text in paint_from_labels or ()]
     shape = None if size is None else parse_size(size)
     cameras = [] if camera is None else cameras_of(camera, shape)
     count = len(cameras) or count_of(N if n is None else n, "--n")
     chosen = spread(count_of(min(PAINTED, count) if painted is None else painted, "--painted", count), count)
     image_size = cameras[0].image_size if cameras else shape or (SIZE, SIZE)
+    check_memory_for(image_size, count)
     folder = Path(out if out is not None else f"{stem_of(ct)}-views").expanduser()
     inputs = [path for path in (ct, labels, names, tf, camera) if path is not None]
     check_outputs(_files(folder, count, chosen if wanted else []), inputs)
