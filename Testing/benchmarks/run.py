@@ -44,6 +44,7 @@ BENCHES = {
     "chords": Bench("bench_accuracy", "chords", 2),
     "gradients": Bench("bench_gradients", "gradients", 3),
     "batch": Bench("bench_gradients", "batch", 1),
+    "surface": Bench("bench_surface", "surface", 2),
     "diffdrr-picture": Bench("bench_accuracy", "picture", 1),
     "cuda": Bench("bench_cuda", "cuda", 2, with_peers=True),
 }
