@@ -23,6 +23,7 @@ from diffrender.volume import Volume
 
 PAINTED = 5.0  # weight of a pixel that somebody painted
 UNPAINTED = 1.0
+TRACE = 1e-6  # 1/mm, 0.1 % of alpha in a metre
 NEAR = 2  # of 255: what differs less from a background is background; JPEG and resizing leave as much
 
 
@@ -146,7 +147,9 @@ def coloured_labels(
     if transfer is not None:
         seen = classified(volume, transfer).cpu()
         other = faint * rest * seen[3]
-        kappa, light = kappa + other, light + other * seen[:3]
+        # a trace of it where nothing is seen too: colours are interpolated apart from kappa, and black would show there
+        kappa, light = kappa + other, light + (other + TRACE) * seen[:3]
+        return Field(torch.cat([light / (kappa + TRACE), kappa[None]]), volume.world_from_voxel)
     return Field(torch.cat([light / kappa.clamp(min=1e-12), kappa[None]]), volume.world_from_voxel)
 
 
