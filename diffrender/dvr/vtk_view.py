@@ -1,4 +1,4 @@
-"""Pictures by VTK's own volume renderer, which is Slicer's: what a transfer function or a baked volume looks like there.
+"""Pictures by VTK's own volume renderer, which is Slicer's: what a transfer function or a baked volume shows there.
 
 VTK runs in a process of its own (`vtk_worker`), offscreen: where no OpenGL library can be loaded (Debian: `libegl1` and
 `libgl1`) its first Render ends the interpreter, and here that is an error with a sentence.
@@ -22,6 +22,7 @@ from torch import Tensor
 
 import diffrender
 from diffrender.camera import Camera
+from diffrender.dvr.bake import UNIT, Baked
 from diffrender.dvr.transfer import TransferFunction
 from diffrender.errors import BackendError, SettingError
 from diffrender.volume import Volume
@@ -68,6 +69,14 @@ def draw_in_vtk(
     }
     values = volume.values if volume.values.dtype in (torch.int16, torch.float32) else volume.values.float()
     return draw_classified(values, volume.world_from_voxel, look, camera, settings)
+
+
+def draw_baked_in_vtk(
+    baked: Baked, camera: Camera | Sequence[Camera], settings: VtkSettings | None = None
+) -> Float[Tensor, "*batch 4 h w"]:
+    """A baked volume as VTK shows it, with dependent components; as `draw_in_vtk`."""
+    look = {"colours": None, "opacities": [list(point) for point in baked.opacities], "unit_distance": UNIT}
+    return draw_classified(baked.rgba, baked.world_from_voxel, look, camera, settings)
 
 
 def draw_classified(
@@ -142,7 +151,7 @@ def _projection(camera: Camera, row: float, column: float, near: float, far: flo
     row_step, column_step = camera.pixel_size
     f = camera.source_to_detector
     return [
-        [2 * f / (column_step * width), 0, 1 - 2 * column / width - 0.0, 0],
+        [2 * f / (column_step * width), 0, 1 - 2 * column / width, 0],
         [0, 2 * f / (row_step * height), 2 * row / height - 1, 0],
         [0, 0, -(far + near) / (far - near), -2 * far * near / (far - near)],
         [0, 0, -1, 0],

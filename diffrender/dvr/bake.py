@@ -1,0 +1,204 @@
+"""Baking: what a trained renderer learned, as something that Slicer's own volume rendering draws live.
+
+A renderer that gives every voxel colour and extinction becomes an RGBA volume of 8 bits; one that is a transfer
+function becomes that, and can be baked as well. Alpha is linear in the extinction kappa, which VTK interpolates between
+voxels as the march does, and the opacity function makes 1 - exp(-kappa d) of it afterwards.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from diffrender.dvr.renderer import Marched, Plain, Renderer
+from diffrender.dvr.renderers import RENDERERS
+from diffrender.dvr.transfer import TransferFunction, transfer_of_table
+from diffrender.errors import SettingError, notify
+from diffrender.rays.field import Field, MarchSettings
+from diffrender.rays.march import march
+from diffrender.rays.march_torch import classified
+from diffrender.views import eye
+from diffrender.volume import Volume
+
+LEVELS = 255
+# Extinction is cut off where a voxel's edge is this opaque: what lies beyond cannot be seen, and the levels that it
+# would take are wanted for what is thin. Which is best depends on the volume, so it is tried.
+CEILINGS = (0.9999, 0.999, 0.99, 0.97)
+TRIED_FROM = ((0.3, 1.0, 0.2), (1.0, -0.4, -0.3))  # RAS, directions to the eye
+TRIED_SIZE = (96, 96)
+DITHERED = 8.0  # levels; below, rounding would make haze of some levels vanish (29 dB; dithered 42 dB)
+UNIT = (
+    1.0  # mm. For dependent components VTK reads the unit distance of the alpha component, which nothing sets: it is 1
+)
+# Between its points VTK's opacity is linear, and the march's extinction: over so short a length the two agree.
+TABLE_UNIT = 0.1  # mm
+# VTK samples a transfer function as finely as its closest points lie, at least 1024 times, and reads it half a sample
+# off; two points this close take its pictures from 44 to 60 dB of ours.
+CLOSEST_HU, CLOSEST_LEVEL = 0.5, 0.02
+
+_REASONS = {
+    "vnetl16-17": "colours its picture after compositing 16 features, so no voxel has a colour",
+    "dvrnet": "draws its picture with a 2D network, anew for every view",
+    "rendernet": "turns the volume into each view and learns projection itself, so no voxel has an opacity",
+    "vnet-unet": "draws its picture with a 2D network, anew for every view",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Baked:
+    """A volume of colours, to be drawn with dependent components.
+
+    Attributes:
+        rgba: (k, j, i, 4): red, green and blue (sRGB display values, not premultiplied), and kappa / kappa_max * 255.
+        world_from_voxel: (4, 4), RAS [mm].
+        kappa_max: extinction of alpha 255 [1/mm].
+        name: of the renderer.
+    """
+
+    rgba: UInt8[Tensor, "k j i 4"]
+    world_from_voxel: Float[Tensor, "4 4"]
+    kappa_max: float
+    name: str = ""
+
+    @cached_property
+    def opacities(self) -> tuple[tuple[float, float], ...]:
+        """(alpha 0 to 255, opacity over `UNIT`), the opacity function."""
+        return self.opacities_over(UNIT)
+
+    def opacities_over(self, length: float) -> tuple[tuple[float, float], ...]:
+        """(alpha 0 to 255, opacity over `length` [mm])."""
+        levels = np.insert(np.arange(LEVELS + 1.0), 1, CLOSEST_LEVEL)
+        opacity = -np.expm1(-self.kappa_max * levels / LEVELS * length)
+        return tuple(zip(levels.tolist(), opacity.tolist(), strict=True))
+
+    def field(self) -> Field:
+        """The same for our own march."""
+        values = self.rgba.permute(3, 0, 1, 2).float() / LEVELS
+        values[3] *= self.kappa_max
+        return Field(values, self.world_from_voxel)
+
+
+def bake(renderer: Renderer, volume: Volume) -> Baked:
+    """Colour and extinction of every voxel, in 8 bits.
+
+    A transfer function that is learned can be baked too, but its voxels are then classified before they are
+    interpolated, which a Notice says: `transfer_of` gives it away whole.
+
+    Raises: SettingError for a renderer that has no colour and opacity a voxel, saying why and what to do.
+    """
+    check_bakes(renderer)
+    with torch.no_grad():
+        field = renderer.encode(volume)[0]
+        channels = _voxels(field).float()
+    if len(channels) != 4:
+        raise SettingError(f"{renderer.name} gives a voxel {len(channels)} channels, not colour and extinction.")
+    colour, kappa = channels[:3].clamp(0, 1), channels[3].clamp(min=0)
+    if field.table is not None:
+        notify(
+            f"{renderer.name} classifies what lies between voxels, a baked volume the voxels themselves: steep "
+            "surfaces show steps (15 to 30 dB of what is drawn)."
+            + (" Its transfer function shows all of it: give that away." if field.table.entries.ndim == 2 else "")
+        )
+        colour = _spread(colour, kappa > 0)
+    if float(kappa.max()) == 0:
+        notify(f"{volume.source or 'The volume'}: {renderer.name} shows nothing of it, so the baked volume is empty.")
+    baked = [
+        _levelled(colour, kappa, highest, field.world_from_voxel, renderer.name)
+        for highest in _ceilings(kappa, field.voxel_size)
+    ]
+    return (
+        baked[0]
+        if len(baked) == 1
+        else _closest(baked, Field(torch.cat([colour, kappa[None]]), field.world_from_voxel))
+    )
+
+
+def transfer_of(renderer: Renderer) -> TransferFunction:
+    """The transfer function that a renderer has learned, for a volume property of VTK or Slicer.
+
+    Raises: SettingError for one that is no transfer function of HU.
+    """
+    if RENDERERS[renderer.name].bakes != "table":
+        raise SettingError(
+            f"{renderer.name} is more than a transfer function of HU, so it has none to give. Bake it into a volume."
+        )
+    check_bakes(renderer)
+    with torch.no_grad():
+        (field,) = renderer.encode(Volume(torch.zeros(2, 2, 2), torch.eye(4, dtype=torch.float64)))
+    assert field.table is not None
+    ((low, high),) = field.table.ranges
+    made = transfer_of_table(field.table.entries, low, high, TABLE_UNIT, renderer.settings.drawn_by.name)
+    return finely(made)
+
+
+def finely(transfer: TransferFunction) -> TransferFunction:
+    """The same transfer function with two points so close that VTK samples it finely."""
+    (at, opacity), (hu, *colour) = transfer.opacities[0], transfer.colours[0]
+    return TransferFunction(
+        ((hu - CLOSEST_HU, *colour), *transfer.colours),  # pyright: ignore[reportArgumentType]
+        ((at - CLOSEST_HU, opacity), *transfer.opacities),
+        transfer.unit_distance,
+        transfer.name,
+    )
+
+
+def check_bakes(renderer: Renderer) -> None:
+    """Raises: SettingError where a renderer cannot be baked, with the reason and what to do instead."""
+    name, kind = renderer.name, renderer.settings.accumulate
+    instead = "Draw with it as it is (pictures, turntables)"
+    if name in RENDERERS and RENDERERS[name].bakes is None:
+        reason = _REASONS.get(name, "makes its picture in image space")
+        others = ", ".join(one for one, recipe in RENDERERS.items() if recipe.bakes == "voxels")
+        raise SettingError(f"{name} cannot be baked: it {reason}. {instead}, or train one of {others}.")
+    if kind != "alpha" or not isinstance(renderer.accumulate, Marched) or not isinstance(renderer.decoder, Plain):
+        raise SettingError(
+            f"{name} cannot be baked: it puts samples together by {kind!r}, and Slicer's volume rendering by alpha "
+            f"compositing. {instead}, or train it with accumulate='alpha'."
+        )
+
+
+def _voxels(field: Field) -> Float[Tensor, "channel k j i"]:
+    """Colours and extinction of each voxel, classified where the field has a table."""
+    if field.table is None:
+        return field.values
+    numbers = field.values if field.values.ndim == 4 else field.values[None]
+    return classified(numbers.to(field.real), field.table.entries.to(field.real), field)
+
+
+def _spread(colour: Float[Tensor, "3 k j i"], visible: Tensor) -> Float[Tensor, "3 k j i"]:
+    """Where nothing is visible, the mean colour of the neighbours that are: else edges mix with a colour of nothing."""
+    seen = visible.to(colour)[None]
+    around = F.avg_pool3d(torch.cat([colour * seen, seen]), 3, 1, 1)
+    return torch.where(visible | (around[3:] == 0), colour, around[:3] / around[3:].clamp(min=1e-6))
+
+
+def _ceilings(kappa: Tensor, edge: float) -> list[float]:
+    """The extinctions [1/mm] that alpha 255 may stand for, those of `CEILINGS` and what there is."""
+    most = float(kappa.max()) or 1.0
+    return sorted({min(most, float(-np.log1p(-opacity)) / edge) for opacity in CEILINGS})
+
+
+def _levelled(
+    colour: Float[Tensor, "3 k j i"], kappa: Float[Tensor, "k j i"], highest: float, world: Tensor, name: str
+) -> Baked:
+    level = kappa.clamp(max=highest) * (LEVELS / highest)
+    noise = torch.rand(kappa.shape, generator=torch.Generator().manual_seed(0)).to(kappa)
+    alpha = (level + torch.where(level < DITHERED, noise, 0.5)).floor().clamp(max=LEVELS)
+    if alpha.min() > 0:
+        alpha[0, 0, 0] = 0  # VTK spans the opacity function from the least alpha there is to the greatest
+    rgba = torch.cat([(colour * LEVELS).round(), alpha[None]]).to(torch.uint8)
+    return Baked(rgba.permute(1, 2, 3, 0).contiguous().cpu(), world, highest, name)
+
+
+def _closest(baked: list[Baked], field: Field) -> Baked:
+    """The one whose pictures differ least from the field's."""
+    on_lattice = Volume(field.values[3], field.world_from_voxel)
+    cameras = [eye(on_lattice, towards, TRIED_SIZE) for towards in TRIED_FROM]
+    with torch.no_grad():
+        wanted = march(field, cameras, MarchSettings()).cpu()
+        errors = [float(((march(one.field(), cameras, MarchSettings()) - wanted) ** 2).mean()) for one in baked]
+    return baked[int(np.argmin(errors))]
