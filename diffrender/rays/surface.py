@@ -128,12 +128,12 @@ def path_lengths_with_jacobian(
     vertices, engine = mesh.vertices.detach(), _engine(backend, mesh.vertices)
     points = view.body(vertices)
     seen = project(points, mesh.faces, view.aimed.pencils[0])
-    rates = _rates(seen, len(vertices), basis)
     factor = _factor(seen, engine.outward(points, mesh.faces))
-    depths, signs, jacobian = engine.splat(seen, seen.with_cuts(rates))
+    rates = seen.with_cuts(factor * _rates(seen, len(vertices), basis))
+    depths, signs, jacobian = engine.splat(seen, rates)
     lengths, unbalanced = _finished(seen, factor, depths, signs)
     assert jacobian is not None
-    jacobian = (factor * jacobian).masked_fill_(unbalanced[:, None], 0)
+    jacobian[unbalanced] = 0
     size = seen.pencil.size
     return lengths.to(vertices.dtype).reshape(size), jacobian.to(vertices.dtype).reshape(*size, -1)
 
@@ -174,7 +174,7 @@ class _Lengths(torch.autograd.Function):
         ctx.seen, ctx.outward, ctx.engine, ctx.unbalanced = seen, outward, engine, unbalanced
         ctx.own, ctx.xi = vertices.dtype, xi
         ctx.mark_non_differentiable(unbalanced)
-        return torch.stack([part[0] for part in parts]).to(vertices.dtype), unbalanced
+        return torch.stack([part[0].to(vertices.dtype) for part in parts]), unbalanced
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -133,30 +133,25 @@ def build() -> SimpleNamespace:
         return z
 
     @wp.func
-    def weights_at(
-        points: wp.array(dtype=wp.vec3d),
-        faces: wp.array(dtype=wp.int64, ndim=2),
-        f: int,
-        face: Face,
-        e0: wp.int64,
-        e1: wp.int64,
-        e2: wp.int64,
-    ):
-        # How near the crossing is to each corner: shares on the image over depths, made to add up to 1.
-        w0 = wp.float64(e0) / points[int(faces[f, 0])][2]
-        w1 = wp.float64(e1) / points[int(faces[f, face.corner1])][2]
-        w2 = wp.float64(e2) / points[int(faces[f, face.corner2])][2]
-        total = w0 + w1 + w2
-        if total <= zero:  # a face of hardly more than a point
-            return wp.vec3d(one, one, one) / wp.float64(3.0)
-        if face.corner1 == 2:
-            return wp.vec3d(w0, w2, w1) / total
-        return wp.vec3d(w0, w1, w2) / total
+    def inverses(points: wp.array(dtype=wp.vec3d), faces: wp.array(dtype=wp.int64, ndim=2), f: int, face: Face):
+        # of the corners' depths; and the length of the normal, above zero
+        z0, z1 = points[int(faces[f, 0])][2], points[int(faces[f, face.corner1])][2]
+        size = wp.max(wp.length(face.normal), wp.float64(1.0e-300))
+        return wp.vec4d(one / z0, one / z1, one / points[int(faces[f, face.corner2])][2], size)
 
     @wp.func
-    def lever(normal: wp.vec3d, q: wp.vec3d, slope: wp.float64):
-        # 1 / |n . d|, held where the ray grazes the face
-        return one / wp.max(wp.abs(slope) / wp.length(q), wp.float64(GRAZING) * wp.length(normal))
+    def pull(face: Face, q: wp.vec3d, slope: wp.float64, near: wp.vec4d, e0: wp.int64, e1: wp.int64, e2: wp.int64):
+        # w / |n . d| for each corner, held where the ray grazes the face. The weights w are the corners' shares on the
+        # image over their depths, made to add up to 1.
+        w = wp.vec3d(wp.float64(e0) * near[0], wp.float64(e1) * near[1], wp.float64(e2) * near[2])
+        if e0 + e1 + e2 <= wp.int64(0):  # a face of hardly more than a point
+            w = wp.vec3d(one, one, one)
+        length = wp.length(q)
+        least = wp.float64(GRAZING) * length * near[3]
+        w *= length / (wp.max(wp.abs(slope), least) * (w[0] + w[1] + w[2]))
+        if face.corner1 == 2:
+            return wp.vec3d(w[0], w[2], w[1])
+        return w
 
     @wp.kernel(module=module)
     def splat(
@@ -184,6 +179,9 @@ def build() -> SimpleNamespace:
         down = face.normal[1] * detector[1] / detector[5]
         start = wp.dot(face.normal, q)
         unit = wp.float64(wp.static(float(1 << DEPTH_BITS)))
+        near = wp.vec4d()
+        if jacobian.shape[0] > 0:
+            near = inverses(points, faces, f, face)
         for r in range(face.bottom - face.top + 1):
             n = (face.top + r) * columns + face.left
             e0 = face.e0 + wp.int64(r) * face.y0
@@ -197,9 +195,8 @@ def build() -> SimpleNamespace:
                     wp.atomic_add(depths, n + c, wp.int64(face.sign) * wp.int64(z * unit + wp.float64(0.5)))
                     wp.atomic_add(signs, n + c, face.sign)
                     if jacobian.shape[0] > 0:
-                        w = weights_at(points, faces, f, face, e0, e1, e2)
                         here = ray(detector, face.top + r, face.left + c)
-                        w *= lever(face.normal, here, slope)
+                        w = pull(face, here, slope, near, e0, e1, e2)
                         for m in range(jacobian.shape[1]):
                             wp.atomic_add(jacobian, n + c, m, wp.dot(w, moves[f, m]))
                 e0 += face.x0
@@ -226,6 +223,7 @@ def build() -> SimpleNamespace:
         face = face_of(points, places, faces, f, bits, columns, top, wp.min(top + rows, height) - 1)
         if face.sign == 0:
             return
+        near = inverses(points, faces, f, face)
         total = wp.vec3d(zero, zero, zero)
         for r in range(face.bottom - face.top + 1):
             n = (face.top + r) * columns + face.left
@@ -235,8 +233,7 @@ def build() -> SimpleNamespace:
             for c in range(face.right - face.left + 1):
                 if (e0 | e1 | e2) >= wp.int64(0) and g[n + c] != zero:
                     q = ray(detector, face.top + r, face.left + c)
-                    w = weights_at(points, faces, f, face, e0, e1, e2)
-                    total += (g[n + c] * lever(face.normal, q, wp.dot(face.normal, q))) * w
+                    total += g[n + c] * pull(face, q, wp.dot(face.normal, q), near, e0, e1, e2)
                 e0 += face.x0
                 e1 += face.x1
                 e2 += face.x2
