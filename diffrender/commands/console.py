@@ -5,7 +5,7 @@ Exit codes: 0 success, 1 what went wrong on our side or the machine's, 2 bad inp
 With `--json`, stdout carries one JSON object a line and nothing else:
 
     {"type": "progress", "done": 3, "total": 10, "seconds_left": 12.5, "loss": null, "scores": null,
-     "what": "Reading ct.nii.gz"}
+     "preview": null, "what": "Reading ct.nii.gz"}   (preview: the path of a picture of how it looks by now)
     {"type": "notice", "message": "..."}
     {"type": "result", ...}                                                   the last line of a success
     {"type": "error", "kind": "PathError", "message": "...", "exit_code": 2}  the last line of anything else
@@ -364,6 +364,7 @@ def _progress_line(progress: Progress, what: str) -> dict[str, Any]:
         "loss": progress.loss,
         "seconds_left": progress.seconds_left,
         "scores": progress.scores,
+        "preview": progress.preview if isinstance(progress.preview, Path) else None,
         "what": what,
     }
 

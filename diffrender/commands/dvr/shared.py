@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -151,8 +152,8 @@ def check_memory_for(size: tuple[int, int], count: int = 1) -> None:
     need = h * w * (DRAWING_NEED + count * PICTURE_NEED)
     if need > free:
         raise MemoryNeedError(
-            f"{count} pictures of {h} x {w} pixels take {size_of(need)} of memory, and {size_of(free)} are free. Nothing "
-            "was drawn. Take a smaller --size or fewer pictures, or close other programs."
+            f"{count} pictures of {h} x {w} pixels take {size_of(need)} of memory, and {size_of(free)} are free. "
+            "Nothing was drawn. Take a smaller --size or fewer pictures, or close other programs."
         )
 
 
@@ -182,3 +183,17 @@ def ct_of(ct: str | None, model: Path | None) -> str:
     if not os.path.exists(os.path.expanduser(trained)):
         raise PathError(f"{model} was trained on {trained}, which is not there from here. Say which CT, with --ct.")
     return trained
+
+
+def check_device(device: str) -> None:
+    """Raises: SettingError for what is no device, or not of this machine."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise SettingError(f"--device is auto, cpu, cuda or cuda:1, not {device!r}.")
+    if device.startswith("cuda"):
+        import torch
+
+        count = torch.cuda.device_count()
+        if int(device.partition(":")[2] or 0) >= count:
+            raise SettingError(
+                f"--device {device} is not there: torch sees {count} CUDA devices here. Take auto or cpu."
+            )

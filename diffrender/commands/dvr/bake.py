@@ -1,0 +1,100 @@
+"""`diffrender dvr bake`: what a renderer has learned, for the volume rendering of Slicer and VTK."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffrender.commands.console import Debug, Json, current, example
+from diffrender.commands.dvr.shared import ct_of, model_of
+from diffrender.commands.radiograph import stem_of
+from diffrender.commands.target import check_given, check_outputs, check_writable, target_of
+from diffrender.jobs import Progress
+
+if TYPE_CHECKING:
+    from diffrender.dvr.renderer import Renderer
+
+EXAMPLE = example("diffrender dvr bake model --ct ct.nii.gz -o baked.nrrd")
+VOLUME, TABLES = ".nrrd", (".vp.json", ".vp", ".json")
+NEED = 2**20  # bytes, of a table
+BYTES_A_VOXEL = 4
+
+
+def bake(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model file, or the folder that `dvr train` wrote.")],
+    ct: Annotated[
+        str | None, typer.Option(metavar="F", help="The CT to bake; by default the one MODEL was trained on.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(metavar="S", help="Which DICOM series, where CT holds several.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="A volume of colours, .nrrd; of lookup and mlp also a transfer function, .vp.json, .vp or .json. "
+            "By default CT-baked.nrrd.",
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bake a trained renderer, so that Slicer's own volume rendering shows what it has learned.
+
+    NAME.nrrd holds red, green, blue and opacity in 8 bits; NAME.vp.json beside it is the volume property to show it
+    with (Volume Rendering, Advanced), NAME.json says what alpha means. A renderer that is a transfer function can be
+    written as one instead, for any CT. Renderers that draw in the image cannot be baked: `dvr renderers` lists which.
+    """
+    console = current()
+    check_given({"MODEL": model, "--ct": ct, "--out": out})
+    file = model_of(model)
+    table = out is not None and out.lower().endswith(TABLES)
+    source = None if table else ct_of(ct, file)
+    stem = stem_of(source) if source is not None else "transfer"
+    target = target_of(out, f"{stem}-baked", "baked", (VOLUME, *TABLES))
+    main = target.file()
+    inputs = [str(path) for path in (file, source) if path is not None]
+    beside = [] if table else [main.with_suffix(".vp.json"), main.with_suffix(".json")]
+    check_outputs([main, *beside, target.provenance], inputs)
+
+    from diffrender.dvr.bake import check_bakes
+    from diffrender.dvr.model import load_model
+    from diffrender.io.whole import together
+    from diffrender.provenance import write_provenance
+
+    renderer, _ = load_model(file)
+    check_bakes(renderer)
+    check_writable(target.folder, NEED)
+    with console.listening(), together():
+        files, text = _table(renderer, main) if source is None else _volume(renderer, source, series, main)
+        settings = {"renderer": renderer.name, "cts": [] if source is None else [source], "series": series}
+        output = target.folder if target.whole_folder else main
+        hashed = [path for path in inputs if os.path.exists(os.path.expanduser(path))]
+        files.append(write_provenance(output, console.command, settings, hashed, renderer.settings.seed))
+    console.result({"files": files, "renderer": renderer.name}, "\n".join([text, *(f"  {one}" for one in files)]))
+
+
+def _table(renderer: "Renderer", path: Path) -> tuple[list[Path], str]:
+    from diffrender.dvr.bake import transfer_of
+    from diffrender.dvr.transfer import write_transfer
+
+    transfer = transfer_of(renderer)
+    return [write_transfer(path, transfer)], f"The transfer function that {renderer.name} has learned:"
+
+
+def _volume(renderer: "Renderer", ct: str, series: str | None, path: Path) -> tuple[list[Path], str]:
+    import diffrender as dr
+    from diffrender.dvr.bake import bake
+    from diffrender.dvr.baked_files import write_baked
+
+    console = current()
+    console.progress(Progress(0, 3), f"Reading {ct}")
+    volume = dr.read_volume(ct, series=series)
+    check_writable(path.parent, volume.values.numel() * BYTES_A_VOXEL)
+    console.progress(Progress(1, 3), "Baking")
+    baked = bake(renderer, volume)
+    console.progress(Progress(2, 3), "Writing")
+    files = write_baked(path, baked)
+    console.progress(Progress(3, 3), "Writing")
+    return files, f"{renderer.name}, baked for volume rendering in Slicer and VTK:"
