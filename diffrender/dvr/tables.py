@@ -50,15 +50,21 @@ def starting_table(settings: RendererSettings) -> Float[Tensor, "bins 4"]:
 class Numbers(nn.Module):
     """The encoder slot that hands on the volume's numbers as they are stored."""
 
+    at: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("at", torch.zeros(0), persistent=False)  # where the renderer lies, the volume goes
+
     def forward(self, volume: Volume) -> tuple[Grid, ...]:
-        return (Grid(volume.values[None], volume.world_from_voxel),)
+        return (Grid(volume.values.to(self.at.device)[None], volume.world_from_voxel),)
 
 
-class NumbersAndGradient(nn.Module):
+class NumbersAndGradient(Numbers):
     """The encoder slot that hands on the numbers and how steeply they change [HU/mm]."""
 
     def forward(self, volume: Volume) -> tuple[Grid, ...]:
-        values = volume.values
+        values = volume.values.to(self.at.device)
         steep = gradient_magnitude(values, volume.world_from_voxel)
         return (Grid(torch.stack([values.to(steep), steep]), volume.world_from_voxel),)
 
@@ -70,6 +76,11 @@ class ColourTable(nn.Module):
         super().__init__()
         self.ranges = ranges
         self.logits = nn.Parameter(logits_of(colours))
+
+    @torch.no_grad()
+    def set(self, colours: Float[Tensor, "*bins 3"]) -> None:
+        """Take other colours."""
+        self.logits.copy_(logits_of(colours))
 
     def forward(self, grids: tuple[Grid, ...]) -> tuple[Table, ...]:
         return (Table(colours_of(self.logits), self.ranges),)
@@ -83,8 +94,57 @@ class ExtinctionTable(nn.Module):
         self.ranges = ranges
         self.logs = nn.Parameter(logs_of(extinction))
 
+    @torch.no_grad()
+    def set(self, extinction: Float[Tensor, "*bins 1"]) -> None:
+        """Take another extinction [1/mm]."""
+        self.logs.copy_(logs_of(extinction))
+
     def forward(self, grids: tuple[Grid, ...]) -> tuple[Table, ...]:
         return (Table(extinction_of(self.logs), self.ranges),)
+
+
+class WrittenTable(nn.Module):
+    """The colour slot of `mlp`: a network of HU writes logits of colour and the logarithm of extinction, bin by bin.
+
+    With start="transfer" it writes what is added to those of the transfer function, and begins with nothing.
+    """
+
+    logits: Tensor
+    logs: Tensor
+
+    def __init__(self, settings: RendererSettings):
+        super().__init__()
+        self.ranges = ((settings.low, settings.high),)
+        last = nn.Linear(HIDDEN, 4)
+        self.net = nn.Sequential(nn.Linear(1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), last)
+        if settings.start == "transfer":
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            entries = starting_table(settings)
+        else:
+            entries = torch.tensor([[0.5, 0.5, 0.5, SCRATCH_EXTINCTION]], device="cpu").repeat(settings.bins, 1)
+        self.register_buffer("logits", logits_of(entries[:, :3]))
+        self.register_buffer("logs", logs_of(entries[:, 3:]))
+
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Table, ...]:
+        return (Table(colours_of(self.logits + self.written()[:, :3]), self.ranges),)
+
+    def written(self) -> Float[Tensor, "bins 4"]:
+        """The network at each bin, from -1 for the lowest HU to 1 for the highest."""
+        at = torch.linspace(-1, 1, len(self.logits), device=self.logits.device, dtype=self.logits.dtype)
+        return self.net(at[:, None])
+
+
+class WrittenExtinction(nn.Module):
+    """The opacity slot of `mlp`: what the network of the colour slot writes; it holds no parameters of its own."""
+
+    def __init__(self, table: WrittenTable):
+        super().__init__()
+        self._table = (table,)  # in a tuple torch does not see it, and a model file holds its weights once
+
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Table, ...]:
+        (table,) = self._table
+        return (Table(extinction_of(table.logs + table.written()[:, 3:]), table.ranges),)
 
 
 def build_lookup(settings: RendererSettings) -> Renderer:
@@ -97,6 +157,20 @@ def build_lookup2d(settings: RendererSettings) -> Renderer:
     entries = starting_table(settings)[:, None].repeat(1, settings.bins2, 1)
     ranges = ((settings.low, settings.high), (0.0, STEEPEST))
     return _of_table("lookup2d", settings, entries, ranges, NumbersAndGradient())
+
+
+def build_mlp(settings: RendererSettings) -> Renderer:
+    """A table written by a network 1-28-28-4: 984 parameters (section 4.1 of the paper)."""
+    colour = WrittenTable(settings)
+    return Renderer(
+        "mlp",
+        settings,
+        encoder=Numbers(),
+        colour=colour,
+        opacity=WrittenExtinction(colour),
+        accumulate=accumulator(settings, 3),
+        decoder=Plain(),
+    )
 
 
 def _of_table(
