@@ -32,6 +32,17 @@ _HOME = {
     "targets_from_labels": "targets",
     "Light": "shading",
     "shaded_targets": "shading",
+    "train": "training",
+    "train_on": "training",
+    "Trained": "training",
+    "Case": "cases",
+    "TrainSettings": "settings",
+    "Augmentation": "settings",
+    "LossSettings": "losses",
+    "Estimate": "budget",
+    "estimate": "budget",
+    "save_model": "model",
+    "load_model": "model",
 }
 
 __all__ = [*_HOME]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]

@@ -36,11 +36,11 @@ class Learner:
         for slot in SLOTS:
             renderer.slot(slot).requires_grad_(slot in settings.slots)
         self.parameters = [p for p in renderer.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.parameters, lr=settings.rate_at(0.0), betas=BETAS)
+        self.optimiser = torch.optim.Adam([{"params": self.parameters}], lr=settings.rate_at(0.0), betas=BETAS)
         self.scaler = _scaler(settings.precision == "auto" and self.device.type == "cuda")
         self._fixed = {slot for slot in SLOTS if not any(p.requires_grad for p in renderer.slot(slot).parameters())}
         self._kept: dict[tuple[int, str], Any] = {}
-        checkpoint_encoder(renderer, settings.checkpointing)
+        self.checkpoint(settings.checkpointing)
 
     def step(self, case: int, volume: Volume, targets: Sequence[Target], share: float, number: int) -> float:
         """One step of the optimiser on some views of one volume. Returns the loss, before the step.
@@ -71,6 +71,16 @@ class Learner:
         self.renderer.eval()
         with torch.no_grad():
             return self._show(self._fields(case, volume), camera, None, None).cpu()
+
+    def checkpoint(self, wanted: bool) -> None:
+        """Compute the encoder's inner results twice instead of keeping them, or not."""
+        self.checkpointing = wanted
+        checkpoint_encoder(self.renderer, wanted)
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """Whether the renderer has networks that can."""
+        return any(hasattr(module, "checkpointing") for module in self.renderer.modules())
 
     def state(self) -> dict[str, Any]:
         """What a resume needs: weights, optimiser and scaler."""

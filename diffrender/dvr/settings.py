@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
+
 from diffrender.dvr.losses import LossSettings
 from diffrender.dvr.renderer import SLOTS, RendererSettings
 from diffrender.dvr.renderers import recipe
@@ -144,3 +146,10 @@ class TrainSettings:
     def in_patches(self) -> bool:
         """Whether steps take parts of views."""
         return self.renderer == "rendernet" if self.patches is None else self.patches
+
+
+def device_of(settings: TrainSettings) -> torch.device:
+    """Where it is trained."""
+    if settings.device != "auto":
+        return torch.device(settings.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
