@@ -93,7 +93,7 @@ def bake(renderer: Renderer, volume: Volume) -> Baked:
     check_bakes(renderer)
     with torch.no_grad():
         field = renderer.encode(volume)[0]
-        channels = _voxels(field).float()
+        channels = voxels_of(field).float()
     if len(channels) != 4:
         raise SettingError(f"{renderer.name} gives a voxel {len(channels)} channels, not colour and extinction.")
     colour, kappa = channels[:3].clamp(0, 1), channels[3].clamp(min=0)
@@ -161,7 +161,7 @@ def check_bakes(renderer: Renderer) -> None:
         )
 
 
-def _voxels(field: Field) -> Float[Tensor, "channel k j i"]:
+def voxels_of(field: Field) -> Float[Tensor, "channel k j i"]:
     """Colours and extinction of each voxel, classified where the field has a table."""
     if field.table is None:
         return field.values
