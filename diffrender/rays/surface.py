@@ -214,15 +214,21 @@ def _finished(seen: Projected, factor: int, depths: Tensor, signs: Tensor) -> tu
 
 def _filled(lengths: Float[Tensor, "h w"], unbalanced: Bool[Tensor, "h w"]) -> Float[Tensor, "h w"]:
     """Each unbalanced ray gets the mean of its balanced neighbours, of eight, ring by ring; 0 where none balances."""
-    known = (~unbalanced).to(lengths)[None, None]
-    values = lengths[None, None] * known
-    around = torch.ones((1, 1, 3, 3), dtype=lengths.dtype, device=lengths.device)
-    while 0 < known.sum() < known.numel():
-        count = F.conv2d(known, around, padding=1)
-        mean = F.conv2d(values, around, padding=1) / count.clamp(min=1)
+    known = (~unbalanced).to(lengths)
+    values = lengths * known
+    while 0 < torch.count_nonzero(known) < known.numel():
+        count = _around(known)
+        mean = _around(values) / count.clamp(min=1)
         values = torch.where(known > 0, values, mean)
-        known = torch.where(count > 0, 1.0, known)
-    return values[0, 0]
+        known = (count > 0).to(known)
+    return values
+
+
+def _around(image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """The sum of each pixel and its eight neighbours."""
+    wide = F.pad(image, (1, 1, 1, 1))
+    rows = wide[:-2] + wide[1:-1] + wide[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
 
 
 def _pose_gradient(seen: Projected, pull: Float[Tensor, "v 3"]) -> Float[Tensor, "6"]:

@@ -2,6 +2,7 @@
 embree, autograd, finite differences. Every test runs both backends."""
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -67,7 +68,7 @@ def judged(mesh: dr.Mesh, camera: dr.Camera) -> tuple[torch.Tensor, torch.Tensor
 def test_path_through_a_solid_is_its_chord(backend, mirrored):
     ellipsoid, box = phantoms.ellipsoid(CENTRE), phantoms.box(CENTRE)
     mesh = surfaces.of_ellipsoid(ellipsoid, 4)
-    for way in WAYS:
+    for way in WAYS[mirrored::2]:
         camera = camera_at(along=way, mirrored=mirrored)
         chords = ellipsoid.chords(*rays_of(camera))
         lengths = dr.path_lengths(mesh, camera, backend=backend).numpy()
@@ -83,21 +84,27 @@ def test_path_through_a_solid_is_its_chord(backend, mirrored):
         assert np.median(np.abs(lengths - chords)[chords > 0]) < 1e-5
 
 
-def test_every_ray_against_every_face(backend):
-    """Also where the surface runs through itself: a judge without projection, rasteriser or sorting."""
+@functools.cache
+def shaken(way: tuple[float, float, float], mirrored: bool) -> tuple[dr.Mesh, dr.Camera, torch.Tensor]:
+    """A surface that runs through itself, a camera, and what the judge says."""
     vertices, faces = surfaces.icosphere(2)
-    shaken = vertices * [35, 26, 22] + np.random.default_rng(3).normal(size=vertices.shape) * 4 + CENTRE
-    mesh = dr.Mesh(torch.from_numpy(shaken), torch.from_numpy(faces))
-    for way, mirrored in zip(WAYS, (False, True) * 3, strict=True):
-        camera = camera_at(along=way, mirrored=mirrored)
-        found = surface_pass(mesh, camera, backend=backend)
-        lengths, _ = judged(mesh, camera)
-        assert found.lengths.dtype == torch.float64
-        assert not found.unbalanced.any()
-        # Pixels nearer to an edge than 1e-5 px may go to the other face.
-        assert (found.lengths - lengths).abs().median() < 1e-9
-        assert (found.lengths - lengths).abs().max() < 1e-3
-        assert lengths.max() > 30
+    moved = vertices * [35, 26, 22] + np.random.default_rng(3).normal(size=vertices.shape) * 4 + CENTRE
+    mesh, camera = dr.Mesh(torch.from_numpy(moved), torch.from_numpy(faces)), camera_at(along=way, mirrored=mirrored)
+    return mesh, camera, judged(mesh, camera)[0]
+
+
+@pytest.mark.parametrize("way", WAYS[::2])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_every_ray_against_every_face(backend, way, mirrored):
+    """A judge without projection, rasteriser or sorting."""
+    mesh, camera, lengths = shaken(way, mirrored)
+    found = surface_pass(mesh, camera, backend=backend)
+    assert found.lengths.dtype == torch.float64
+    assert not found.unbalanced.any()
+    # Pixels nearer to an edge than 1e-5 px may go to the other face.
+    assert (found.lengths - lengths).abs().median() < 1e-9
+    assert (found.lengths - lengths).abs().max() < 1e-3
+    assert lengths.max() > 30
 
 
 def test_embree_meets_the_same_surface(backend, egg):
@@ -424,7 +431,7 @@ def test_a_single_pixel(backend, egg):
 def test_a_source_inside_sees_from_there_on(backend):
     ellipsoid = phantoms.ellipsoid(CENTRE)
     mesh = surfaces.of_ellipsoid(ellipsoid, 2, torch.float64)
-    for offset, mirrored in itertools.product(([4.0, 3.0, -5.0], [-9.0, 8.0, 2.0]), (False, True)):
+    for offset, mirrored in (([4.0, 3.0, -5.0], False), ([-9.0, 8.0, 2.0], True)):
         camera = within(camera_at(mirrored=mirrored), CENTRE + offset)
         found = surface_pass(mesh, camera, backend=backend)
         lengths, cosine = judged(mesh, camera)
