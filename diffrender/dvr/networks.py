@@ -101,7 +101,8 @@ def _scales(name: str, encoder: ScalesEncoder, kernel: int, count: int, settings
         settings,
         encoder=encoder,
         colour=Features(prior),
-        opacity=Extinction([Points(n, FEATURES, 1, prior) for n in channels], prior),
+        # alpha is the finest scale's: the others need not start as the transfer function's
+        opacity=Extinction([Points(c, FEATURES, 1, prior and n == 0) for n, c in enumerate(channels)], prior),
         accumulate=PerScale(settings, marched),
         decoder=Picture(UNet2d(channels, kernel, count, prior, settings), prior),
     )

@@ -200,10 +200,10 @@ def _cells(
     centre, radius = turn @ (ends / 2) + shift, float((turn * (ends + 1)).norm()) / 2
     middle = float((centre - camera.source) @ camera.direction)
     depths = middle + radius * ((torch.arange(DEPTHS, dtype=torch.float64) + 0.5) * 2 / DEPTHS - 1)
-    rows, columns = (
-        CELL * (torch.arange(SHRUNK // CELL * math.ceil(n / SHRUNK), dtype=torch.float64) + 1)
-        for n in camera.image_size
-    )
+    height, width = camera.image_size
+    # at least two columns of features: a norm over a single number is none
+    counts = (math.ceil(height / SHRUNK), max(2, math.ceil(width / SHRUNK)))
+    rows, columns = (CELL * (torch.arange(n * SHRUNK // CELL, dtype=torch.float64) + 1) for n in counts)
     # a convolution of stride 2 has its results at cells 0, 2, 4: these lie in the middle of SHRUNK px
     pixels = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
     source, directions = camera.rays(pixels)

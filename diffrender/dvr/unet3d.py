@@ -21,6 +21,7 @@ CHANNELS = (16, 32, 64, 128)
 DEEPEST = 2 ** (len(CHANNELS) - 1)
 WORKING = 250_000  # voxels of the lattice that the U-Net sees, about
 AT_ONCE = 4_000_000  # voxels that the head keeps for the way back; beyond, it computes them again
+HIDDEN = 16  # units of the head, whatever the width
 HU_CHANNELS = 2
 POSITION = 200.0  # [mm] from the middle of the volume to position 1
 SOFT = 0.2  # half of the soft-tissue window, in the intake's units (200 HU of a CT)
@@ -46,7 +47,7 @@ class SmallUNet(nn.Module):
         )
         self.ups = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, 2) for a, b in reversed(pairs))
         self.joins = nn.ModuleList(_block(2 * a, a, settings) for a, _ in reversed(pairs))
-        self.head = Points(sizes[0] + HU_CHANNELS, sizes[0], 4, zero=self.intake.prior)
+        self.head = Points(sizes[0] + HU_CHANNELS, HIDDEN, 4, zero=self.intake.prior)
 
     def forward(self, volume: Volume) -> tuple[Grid, ...]:
         numbers = self.intake.numbers(volume)
