@@ -15,6 +15,7 @@ from diffrender.pose import motion
 from diffrender.volume import Volume
 
 AIR = -1024.0  # HU, of what a turned lattice holds beyond the volume
+NEARLY = 1e-6  # voxels that rounding may add
 SMALLEST_PATCH, LARGEST_PATCH = 1 / 8, 1 / 2  # of an image's sides; RenderNet's training
 
 
@@ -46,14 +47,14 @@ def moved_camera(camera: Camera, motion: Float[Tensor, "4 4"]) -> Camera:
 def turned(volume: Volume, turn: Float[Tensor, "4 4"]) -> Volume:
     """The patient moved rigidly, on a lattice with the same axes and steps as before that holds all of the volume.
 
-    Linear between voxels; beyond the volume lies air, or the volume's least number where that is more.
+    Linear between voxels; beyond the volume lies air, or the volume's least number where that is no HU.
     """
     world = volume.world_from_voxel
     source_from_turned = torch.linalg.inv(world) @ torch.linalg.inv(turn) @ world
     sizes = volume.shape[::-1]
     ends = torch.cartesian_prod(*[torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in sizes])
     corners = _mapped(torch.linalg.inv(source_from_turned), ends)
-    low, high = corners.amin(0).floor(), corners.amax(0).ceil()
+    low, high = (corners.amin(0) + NEARLY).floor(), (corners.amax(0) - NEARLY).ceil()
     axes = [
         torch.arange(first, last + 1, dtype=torch.float64)
         for first, last in zip(low.tolist(), high.tolist(), strict=True)
@@ -63,8 +64,7 @@ def turned(volume: Volume, turn: Float[Tensor, "4 4"]) -> Volume:
     size = torch.tensor(sizes, dtype=torch.float64)
     grid = (2 * at + 1) / size - 1
     values = volume.values.float()
-    least = float(values.min())
-    beyond = max(AIR, least) if volume.unit == "HU" else least
+    beyond = AIR if volume.unit == "HU" else float(values.min())
     lattice = (values - beyond)[None, None]
     sampled = F.grid_sample(lattice, grid[None].to(values), padding_mode="border", align_corners=False)[0, 0]
     outside = ((at < -0.5) | (at > size - 0.5)).any(-1).to(values.device)

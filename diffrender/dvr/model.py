@@ -105,16 +105,16 @@ def _opened(path: str | Path, content: bytes) -> tuple[dict[str, Any], dict[str,
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if content[:2] == b"PK" or content[:1] == b"\x80":  # torch.save's archive, or a bare pickle
-        raise PathError(
-            f"{path} is a pickle (.pt, .pth), which can run code when opened; it was not. Models of ours are {ENDING} "
-            "files. A .ckpt is a training's own save: go on from it with the same training."
-        )
     try:
         tensors = load(content)  # checks that the file is as long as its header says
         size = int.from_bytes(content[:8], "little")
         record = json.loads(json.loads(content[8 : 8 + size]).get("__metadata__", {}).get(KEY, "null"))
     except (SafetensorError, ValueError, KeyError) as problem:
+        if content[:2] == b"PK" or content[:1] == b"\x80":  # torch.save's archive, or a bare pickle
+            raise PathError(
+                f"{path} is a pickle (.pt, .pth), which can run code when opened; it was not. Models of ours are "
+                f"{ENDING} files. A .ckpt is a training's own save: go on from it with the same training."
+            ) from None
         raise PathError(
             f"{path} is no {ENDING} file, or not all of one ({problem}). It has {len(content)} bytes; copy it again."
         ) from None

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from trainings import case
 
 from diffrender.dvr.losses import (
     LossSettings,
@@ -17,7 +18,6 @@ from diffrender.dvr.losses import (
     ssim_map,
 )
 from diffrender.errors import PathError, SettingError
-from trainings import case
 
 
 def pictures(shape=(3, 31, 27), seed=1):
