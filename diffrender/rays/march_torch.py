@@ -161,7 +161,7 @@ def _interpolated(values: Tensor, positions: Float[Tensor, "sample ray 3"]) -> F
     return F.grid_sample(lattice, grid[None, :, :, None], align_corners=True, padding_mode="border")[0, ..., 0]
 
 
-def classified(numbers: Tensor, entries: Tensor, field: Field) -> Float[Tensor, "channel sample ray"]:
+def classified(numbers: Tensor, entries: Tensor, field: Field) -> Float[Tensor, "channel *where"]:
     """The table's colours and extinction at the numbers; linear between its entries, with a gradient in both."""
     assert field.table is not None
     low, share = [], []
