@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diffrender.camera import Camera
 from diffrender.dvr.features import NAMES, local_features
 from diffrender.dvr.renderer import Grid, Plain, Renderer, RendererSettings, accumulator
-from diffrender.dvr.targets import Target
+from diffrender.dvr.targets import UNPAINTED, Target
 from diffrender.dvr.transfer import TransferFunction
 from diffrender.errors import ImageError, SettingError
 from diffrender.rays.field import Field, MarchSettings, check_finite
@@ -35,6 +35,7 @@ SAMPLE = 30_000  # voxels that the groups are made of; all others join the neare
 ROUNDS = 10  # of k-means: more of them change the held-out error by less than another seed does
 LONGEST_SIDE = 100  # px of the images that are solved for
 RIDGE = 0.3  # squared pixels: a group that is seen in less than about half a pixel keeps its colour
+SEEN, NOTHING = 0.1, 0.02  # alpha from which something is there to hide, and below which it shall be hidden
 FAINT = 1e-3  # times the extinction: so thin that nothing hides behind anything, and weights are optical depths
 AT_ONCE = 65_536  # voxels
 FAR = 1e6  # standard deviations: where groups that there was no voxel for lie
@@ -165,7 +166,7 @@ def fit_clusters(
 ) -> None:
     """Group the voxels of `volume` and give each group the colour that the targets ask for. Nothing is iterated.
 
-    Where alpha is asked to be less than half of what is drawn, something is hidden: the groups that make up the optical
+    Where a painting asks for no alpha at all, something is hidden: the groups that make up the optical
     depth there are thinned by nonnegative least squares, against all pixels whose alpha shall stay. All pixels count
     relative to their own depth, so that a bone does not outweigh the skin.
 
@@ -240,25 +241,27 @@ def _offsets(
 
 def _thinned(seen: _Seen, extinction: Float[Tensor, "1 k j i"], targets: Sequence[Target]) -> Float[Tensor, "group"]:
     """The factor of each group's extinction, 1 where nothing is hidden."""
+    hidden = [_hidden(seen, extinction, target) for target in targets]
+    if not any(bool(where.any()) for where in hidden):
+        return torch.ones(seen.count)
     normal = RIDGE * torch.eye(seen.count, dtype=torch.float64)
     right = normal.sum(1)
-    anything = False
-    for target in targets:
+    for target, where in zip(targets, hidden, strict=True):
         depth = seen.weights(extinction * FAINT, target.camera).cpu() / FAINT
-        whole = depth.sum(1)
-        alpha = -torch.expm1(-whole)
-        hidden = (target.image[3].flatten() < alpha / 2) & (alpha > 0.02)
-        anything = anything or bool((hidden & (target.alpha_weight.flatten() > 0)).any())
-        share = depth / whole.clamp(min=0.1)[:, None]
+        share = depth / depth.sum(1).clamp(min=0.1)[:, None]
         counted = share * target.alpha_weight.flatten()[:, None]
         normal += counted.T @ share
-        right += counted.T @ (~hidden * share.sum(1))
-    if not anything:
-        return torch.ones(seen.count)
+        right += counted.T @ torch.where(where.flatten(), 0, share.sum(1))
     # The normal equations as a square least-squares problem: |L^T s - L^-1 r| is least where N s = r
     factor = torch.linalg.cholesky(normal)
     at = torch.linalg.solve_triangular(factor, right[:, None], upper=False)[:, 0]
     return torch.from_numpy(nnls(factor.T.numpy(), at.numpy())[0]).float().clamp(max=1)
+
+
+def _hidden(seen: _Seen, extinction: Float[Tensor, "1 k j i"], target: Target) -> Bool[Tensor, "h w"]:
+    """The pixels where something is drawn that a painting takes away."""
+    drawn = march_field(Field(extinction, seen.world_from_voxel), target.camera, seen.settings)[0].cpu()
+    return (target.image[3] < NOTHING) & (drawn > SEEN) & (target.alpha_weight > UNPAINTED)
 
 
 def _small(target: Target) -> Target:

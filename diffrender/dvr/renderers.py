@@ -37,14 +37,14 @@ RENDERERS: dict[str, Recipe] = {
         "diffrender.dvr.tables:build_lookup",
         "A transfer function of HU whose 256 entries are learned; the others are measured against it.",
         "table",
-        0.03,
+        0.1,
         4,
     ),
     "lookup2d": Recipe(
         "diffrender.dvr.tables:build_lookup2d",
         "A transfer function of HU and gradient magnitude: tells surfaces from what lies within.",
         "voxels",
-        0.03,
+        0.1,
         4,
     ),
     "mlp": Recipe(

@@ -48,12 +48,14 @@ class TransferFunction:
     def at(self, hu: Float[Tensor, "*n"]) -> Float[Tensor, "*n 4"]:
         """Red, green, blue and extinction kappa [1/mm] at HU: -ln(1 - opacity) / unit_distance."""
         at = hu.detach().cpu().double().numpy()
+        found = np.empty((*at.shape, 4), dtype=np.float32)
         points = np.array(self.colours)
-        channels = [np.interp(at, points[:, 0], points[:, n]) for n in (1, 2, 3)]
+        for channel in range(3):
+            found[..., channel] = np.interp(at, points[:, 0], points[:, channel + 1])
         where, opacity = np.array(self.opacities).T
         covered = np.minimum(np.interp(at, where, opacity), OPAQUE)
-        channels.append(-np.log1p(-covered) / self.unit_distance)
-        return torch.from_numpy(np.stack(channels, -1)).to(hu.device, torch.float32)
+        found[..., 3] = -np.log1p(-covered) / self.unit_distance
+        return torch.from_numpy(found).to(hu.device)
 
     def table(self, bins: int = 256, low: float = -1024.0, high: float = 3071.0) -> Table:
         """Evenly spaced entries (red, green, blue, extinction [1/mm]) for the march."""
