@@ -14,14 +14,15 @@ from typing import no_type_check
 
 import warp as wp
 
+from diffrender.rays.march_loops import Loops
+
 DTYPES = {"int16": wp.int16, "float16": wp.float16, "float32": wp.float32, "float64": wp.float64}
-JOINED = 16  # up to so many channels a voxel is one vector; beyond, its extinction is read apart from its colours
+OPTIONS = (("enable_backward", False), ("fast_math", False), ("cpu_compiler_flags", "-march=native"))
 BLOCK_BITS = 3  # empty space is looked up in blocks of 8 x 8 x 8 cells
 EDGE = 1.0e-3  # [voxel] by which slabs overlap, so that rounding cannot hide a sample from the slab it lies in
 NEARLY = 1.0e-6  # [steps] by which a last sample may lie behind the exit: it lies on it, but for rounding
 
-# 1 - exp(-x) to 2e-7 of itself, where the compiler can keep it in vector registers: exp(-x) = 2^-k (1 + p), and p is
-# a polynomial. Warp's own exp is a call per number.
+# 1 - exp(-x) for a sample on its own, as the loops have it for eight
 OPACITY = """
     float y = x * 1.44269504f;
     y = y < -120.0f ? -120.0f : (y > 120.0f ? 120.0f : y);
@@ -55,14 +56,23 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
     real = wp.float64 if precise else wp.float32
     plain = kind == "values"
     last = width - 1
-    module = wp.get_module(f"diffrender_march_{kind}_{stored}_{width}{'a' if apart else ''}{'_precise' * precise}")
-    for option, setting in (("enable_backward", False), ("fast_math", False), ("cpu_compiler_flags", "-march=native")):
-        if option in module.options:
-            module.options[option] = setting
+    modules = {}
+
+    def module_of(kernel: str):
+        # A module for each kernel, so that a function has one caller and is compiled into it.
+        name = f"diffrender_march_{kernel}_{kind}_{stored}_{width}{'a' * apart}{'_precise' * precise}"
+        modules[kernel] = module = wp.get_module(name)
+        for option, setting in OPTIONS:  # older versions of warp lack some
+            if option in module.options:
+                module.options[option] = setting
+        return module
+
+    loops = Loops(kind, stored, width, apart, precise)
     zero, one = real(0.0), real(1.0)
     vec = wp.types.vector(length=width, dtype=real)
     held = wp.types.vector(length=width, dtype=value)
     vec3 = wp.types.vector(length=3, dtype=real)
+    state = wp.types.vector(length=width + 1, dtype=real)  # colours so far, and what is left of the ray
     vec6d = wp.types.vector(length=6, dtype=wp.float64)
 
     @wp.struct
@@ -262,17 +272,32 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         c = classified(ground, s, m, f)
         return c, c[wp.static(last)]
 
+    @wp.func_native(loops.forward(BLOCK_BITS, EDGE))
+    def forward(
+        ground: Ground,
+        reach: wp.array(dtype=wp.uint8),  # of each block, how many blocks on the next lies that shows anything
+        blocks: wp.vec3i,  # (k, j, i)
+        first: vec3,
+        step: vec3,
+        dt: real,
+        weighted: int,
+        begin: int,
+        stop: int,
+        least: real,  # of a ray: below, it ends
+        before: state,
+    ) -> state: ...
+
     @wp.func
     def place(shape: wp.vec3i, first: vec3, step: vec3, n: int):
         return first + real(n) * step
 
     @wp.func
-    def show(image: wp.array(dtype=real), n: int, total: int, block: int, c: vec, left: real):
+    def show(image: wp.array(dtype=real), n: int, total: int, block: int, c: state):
         for a in range(wp.static(width if apart else last)):
             image[n * total + block + a] = c[a]
-        image[n * total + total - 1] = one - left
+        image[n * total + total - 1] = one - c[wp.static(width)]
 
-    @wp.kernel(module=module)
+    @wp.kernel(module=module_of("draw"))
     def draw(
         ground: Ground,
         view: View,
@@ -286,41 +311,12 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         image: wp.array(dtype=real),
     ):
         n = start + wp.tid()
-        shape = ground.shape
-        s = strides(shape)
-        way = way_of(view, shape, n)
+        way = way_of(view, ground.shape, n)
         first, step, dt = narrow(way.first), narrow(way.step), real(view.step)
-        c = vec()
-        left = real(1.0)
-        i = int(0)
-        while i < way.steps:
-            p = place(shape, first, step, i)
-            x, fx = along(shape[2], p[0])
-            y, fy = along(shape[1], p[1])
-            z, fz = along(shape[0], p[2])
-            ahead = int(0)
-            if reach.shape[0] > 0:
-                bx, by, bz = x >> wp.static(BLOCK_BITS), y >> wp.static(BLOCK_BITS), z >> wp.static(BLOCK_BITS)
-                ahead = int(reach[(bz * blocks[1] + by) * blocks[2] + bx])
-                if ahead > 0:
-                    jump = real(1.0e6)
-                    for a in range(3):
-                        if step[a] != zero:
-                            b = wp.where(a == 0, bx, wp.where(a == 1, by, bz))
-                            end = wp.where(step[a] > zero, b + ahead, b + 1 - ahead) << wp.static(BLOCK_BITS)
-                            jump = wp.min(jump, (real(end) - p[a]) / step[a])
-                    i += wp.max(int(jump - real(wp.static(EDGE))), 0) + 1
-            if ahead == 0:
-                m = x + s[1] * y + s[2] * z
-                new, kappa = sample(ground, s, m, vec3(fx, fy, fz))
-                alpha = opacity(kappa * dt)
-                w = left * wp.where(weighted != 0, alpha, dt)
-                c += w * new
-                left -= left * alpha
-                i += 1
-                if left < least:
-                    i = way.steps
-        show(image, n, total, block, c, left)
+        c = state()
+        c[wp.static(width)] = one
+        c = forward(ground, reach, blocks, first, step, dt, weighted, 0, way.steps, least, c)
+        show(image, n, total, block, c)
 
     @wp.func
     def span(way: Way, axis: int, low: int, high: int):
@@ -342,7 +338,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
     def edge(shape: wp.vec3i, axis: int, slab: int, slabs: int):
         return (slab * shape[2 - axis]) // slabs
 
-    @wp.kernel(module=module)
+    @wp.kernel(module=module_of("project"))
     def project(
         ground: Ground,
         view: View,
@@ -355,14 +351,14 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         block: int,
         image: wp.array(dtype=real),
         states: wp.array(dtype=real),  # colours and what is left where a ray begins with each slab
+        everywhere: wp.array(dtype=wp.uint8),  # empty: no block is left out
     ):
         n = start + wp.tid()
         shape = ground.shape
-        s = strides(shape)
         way = way_of(view, shape, n)
         first, step, dt = narrow(way.first), narrow(way.step), real(view.step)
-        c = vec()
-        left = real(1.0)
+        c = state()
+        c[wp.static(width)] = one
         begin = int(0)
         for k in range(slabs):
             stop = way.steps
@@ -370,23 +366,13 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
                 slab = wp.where(way.step[axis] < wp.float64(0.0), slabs - 1 - k, k)
                 then = wp.where(way.step[axis] < wp.float64(0.0), slab - 1, slab + 1)
                 at = (slab * count + n) * wp.static(width + 1)
-                for a in range(wp.static(width)):
+                for a in range(wp.static(width + 1)):
                     states[at + a] = c[a]
-                states[at + wp.static(width)] = left
                 if k < slabs - 1:
                     stop, _stop = span(way, axis, edge(shape, axis, then, slabs), edge(shape, axis, then + 1, slabs))
-            for i in range(begin, stop):
-                p = place(shape, first, step, i)
-                x, fx = along(shape[2], p[0])
-                y, fy = along(shape[1], p[1])
-                z, fz = along(shape[0], p[2])
-                new, kappa = sample(ground, s, x + s[1] * y + s[2] * z, vec3(fx, fy, fz))
-                alpha = opacity(kappa * dt)
-                w = left * wp.where(weighted != 0, alpha, dt)
-                c += w * new
-                left -= left * alpha
+            c = forward(ground, everywhere, wp.vec3i(), first, step, dt, weighted, begin, stop, zero, c)
             begin = wp.max(begin, stop)
-        show(image, n, total, block, c, left)
+        show(image, n, total, block, c)
 
     @wp.func
     def of_ray(image: wp.array(dtype=real), n: int, total: int, block: int):
@@ -412,45 +398,51 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         by_y = slope2 * ((e01 - e00) + part * ((e11 - e01) - (e10 - e00)))
         return by_x, by_y
 
+    if plain:
+
+        @wp.func_native(loops.into_voxels())
+        def into_voxels(
+            ground: Ground,
+            first: vec3,
+            step: vec3,
+            dt: real,
+            weighted: int,
+            begin: int,
+            stop: int,
+            before: real,  # what is left of the ray at `begin`
+            after: real,  # S there
+            by_image: vec,
+            by_alpha: real,
+            axis: int,  # of the slabs
+            near_side: int,  # the corners of a cell on its near side along that axis, as bits
+            low: int,
+            high: int,
+            voxels: wp.array(dtype=vec),
+            kappas_out: wp.array(dtype=real),
+        ): ...
+
     @wp.func
     def spread(
         ground: Ground,
         s: wp.vec3i,
         m: int,
         f: vec3,
-        cell: int,
-        low: int,
-        high: int,
-        side: int,
-        by_colour: vec,
-        by_kappa: real,
-        voxels: wp.array(dtype=vec),
-        kappas: wp.array(dtype=real),
+        mask: int,
+        by: vec,
         numbers: wp.array(dtype=real),
     ):
-        # the transpose of `sample` into the voxels whose place on the slabs' axis, from `cell` on, is in [low, high)
-        by_number = vec3()
-        if wp.static(not plain):
-            slope, slope2 = slopes_of(ground, s, m, f)
-            by_number = vec3(wp.dot(by_colour, slope), wp.dot(by_colour, slope2), zero)
-        whole = cell >= low and cell + 1 < high
+        # the transpose of `classified` into the numbers, at the corners of `mask`
+        slope, slope2 = slopes_of(ground, s, m, f)
+        by_number, by_number2 = wp.dot(by, slope), wp.dot(by, slope2)
         for corner in range(8):
-            if whole or (
-                low <= cell + wp.where((corner & side) == 0, 0, 1)
-                and cell + wp.where((corner & side) == 0, 0, 1) < high
-            ):
+            if (mask >> corner) & 1 == 1:
                 w = share(f, corner)
-                v = voxel(s, m, corner)
-                if wp.static(plain):
-                    wp.atomic_add(voxels, v, w * by_colour)
-                    if wp.static(apart):
-                        wp.atomic_add(kappas, v, w * by_kappa)
-                else:
-                    wp.atomic_add(numbers, ground.stride * v, w * by_number[0])
-                    if wp.static(kind == "table2"):
-                        wp.atomic_add(numbers, ground.stride * v + ground.second, w * by_number[1])
+                at = ground.stride * voxel(s, m, corner)
+                wp.atomic_add(numbers, at, w * by_number)
+                if wp.static(kind == "table2"):
+                    wp.atomic_add(numbers, at + ground.second, w * by_number2)
 
-    @wp.kernel(module=module)
+    @wp.kernel(module=module_of("adjoint_voxels"))
     def adjoint_voxels(
         ground: Ground,
         view: View,
@@ -493,26 +485,48 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
                 left = states[at + wp.static(width)]
                 behind = shown - before
             after = wp.dot(behind, g_ray)
-            for i in range(begin, stop):
-                p = place(shape, first, step, i)
-                x, fx = along(shape[2], p[0])
-                y, fy = along(shape[1], p[1])
-                z, fz = along(shape[0], p[2])
-                f = vec3(fx, fy, fz)
-                m = x + s[1] * y + s[2] * z
-                c, kappa = sample(ground, s, m, f)
-                alpha = opacity(kappa * dt)
-                rest = left - left * alpha
-                w = left * wp.where(weighted != 0, alpha, dt)
-                towards = wp.dot(c, g_ray)
-                after -= w * towards
-                by_kappa = dt * (wp.where(weighted != 0, rest * towards, zero) - after + by_alpha)
-                by_colour = w * g_ray
-                if wp.static(not apart):
-                    by_colour[wp.static(last)] = by_kappa
-                cell = wp.where(axis == 0, x, wp.where(axis == 1, y, z))
-                spread(ground, s, m, f, cell, low, high, 1 << axis, by_colour, by_kappa, voxels, kappas, numbers)
-                left = rest
+            near_side = wp.where(axis == 0, 0x55, wp.where(axis == 1, 0x33, 0x0F))
+            if wp.static(plain):
+                into_voxels(
+                    ground,
+                    first,
+                    step,
+                    dt,
+                    weighted,
+                    begin,
+                    stop,
+                    left,
+                    after,
+                    g_ray,
+                    by_alpha,
+                    axis,
+                    near_side,
+                    low,
+                    high,
+                    voxels,
+                    kappas,
+                )
+            else:
+                for i in range(begin, stop):
+                    p = place(shape, first, step, i)
+                    x, fx = along(shape[2], p[0])
+                    y, fy = along(shape[1], p[1])
+                    z, fz = along(shape[0], p[2])
+                    f = vec3(fx, fy, fz)
+                    m = x + s[1] * y + s[2] * z
+                    c, kappa = sample(ground, s, m, f)
+                    alpha = opacity(kappa * dt)
+                    rest = left - left * alpha
+                    w = left * wp.where(weighted != 0, alpha, dt)
+                    towards = wp.dot(c, g_ray)
+                    after -= w * towards
+                    by_colour = w * g_ray
+                    by_colour[wp.static(last)] = dt * (wp.where(weighted != 0, rest * towards, zero) - after + by_alpha)
+                    at_cell = wp.where(axis == 0, x, wp.where(axis == 1, y, z))
+                    mask = wp.where(low <= at_cell and at_cell < high, near_side, 0)
+                    mask += wp.where(low <= at_cell + 1 and at_cell + 1 < high, near_side ^ 0xFF, 0)
+                    spread(ground, s, m, f, mask, by_colour, numbers)
+                    left = rest
 
     @wp.func
     def gradient(ground: Ground, s: wp.vec3i, m: int, f: vec3, by_colour: vec, by_kappa: real):
@@ -540,26 +554,57 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
             total += vec3(ex * y * z, ey * x * z, ez * x * y)
         return total
 
-    @wp.func
-    def gather(ground: Ground, s: wp.vec3i, m: int, f: vec3, base: int, by_colour: vec, tables: wp.array(dtype=vec)):
-        # the transpose of `classified` into the table
-        x, _slopes = number(ground, s, m, f, 0)
-        low, part, _slope = entry(ground, 0, x)
-        if wp.static(kind == "table1"):
-            above = part * by_colour
-            wp.atomic_add(tables, base + low, by_colour - above)
-            wp.atomic_add(tables, base + low + 1, above)
-        else:
-            y, _slopes2 = number(ground, s, m, f, 1)
-            low2, part2, _slope2 = entry(ground, 1, y)
-            row = base + low * ground.bins[1] + low2
-            wp.atomic_add(tables, row, ((one - part) * (one - part2)) * by_colour)
-            wp.atomic_add(tables, row + 1, ((one - part) * part2) * by_colour)
-            wp.atomic_add(tables, row + ground.bins[1], (part * (one - part2)) * by_colour)
-            wp.atomic_add(tables, row + ground.bins[1] + 1, (part * part2) * by_colour)
+    if not plain:
 
-    @wp.kernel(module=module)
-    def adjoint_rays(
+        @wp.func_native(loops.into_table())
+        def into_table(
+            ground: Ground,
+            first: vec3,
+            step: vec3,
+            dt: real,
+            weighted: int,
+            begin: int,
+            stop: int,
+            before: real,
+            after: real,
+            by_image: vec,
+            by_alpha: real,
+            base: int,
+            tables: wp.array(dtype=vec),
+        ): ...
+
+        @wp.kernel(module=module_of("adjoint_table"))
+        def adjoint_table(
+            ground: Ground,
+            view: View,
+            weighted: int,
+            first_tile: int,
+            tile: int,  # rays of a thread, which sums what they give
+            count: int,
+            total: int,
+            block: int,
+            image: wp.array(dtype=real),
+            g: wp.array(dtype=real),
+            g_alpha: real,
+            apiece: int,  # entries of each thread's own table; 0: all share one
+            tables: wp.array(dtype=vec),
+        ):
+            t = first_tile + wp.tid()
+            for n in range(t * tile, wp.min((t + 1) * tile, count)):
+                way = way_of(view, ground.shape, n)
+                first, step, dt = narrow(way.first), narrow(way.step), real(view.step)
+                g_ray = of_ray(g, n, total, block)
+                after = wp.dot(of_ray(image, n, total, block), g_ray)
+                by_alpha = g_alpha * g[n * total + total - 1] * (one - image[n * total + total - 1])
+                into_table(
+                    ground, first, step, dt, weighted, 0, way.steps, one, after, g_ray, by_alpha, t * apiece, tables
+                )
+
+    else:
+        adjoint_table = None
+
+    @wp.kernel(module=module_of("adjoint_pose"))
+    def adjoint_pose(
         ground: Ground,
         view: View,
         weighted: int,
@@ -571,9 +616,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         image: wp.array(dtype=real),
         g: wp.array(dtype=real),
         g_alpha: real,
-        apiece: int,  # entries of each thread's own table; 0: all share one
-        tables: wp.array(dtype=vec),  # empty where no gradient in the table is asked for
-        poses: wp.array(dtype=wp.float64, ndim=2),  # (tile, 12): by source, by matrix; empty likewise
+        poses: wp.array(dtype=wp.float64, ndim=2),  # (tile, 12): by source, by matrix
     ):
         t = first_tile + wp.tid()
         shape = ground.shape
@@ -606,29 +649,24 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
                 by_colour = w * g_ray
                 if wp.static(not apart):
                     by_colour[wp.static(last)] = by_kappa
-                if wp.static(not plain) and tables.shape[0] > 0:
-                    gather(ground, s, m, f, t * apiece, by_colour, tables)
-                if poses.shape[0] > 0:
-                    d = gradient(ground, s, m, f, by_colour, by_kappa)
-                    d64 = wp.vec3d(wp.float64(d[0]), wp.float64(d[1]), wp.float64(d[2]))
-                    by_place += d64
-                    by_distance += d64 * (way.enter + (wp.float64(i) + way.start) * view.step)
+                d = gradient(ground, s, m, f, by_colour, by_kappa)
+                d64 = wp.vec3d(wp.float64(d[0]), wp.float64(d[1]), wp.float64(d[2]))
+                by_place += d64
+                by_distance += d64 * (way.enter + (wp.float64(i) + way.start) * view.step)
                 left = rest
-            if poses.shape[0] > 0:
-                by_enter = wp.dot(by_place, way.direction)
-                if way.face >= 0:  # where the ray enters moves with the source and turns with the direction
-                    change = -by_enter / way.direction[way.face]
-                    by_place[way.face] = by_place[way.face] + change
-                    by_distance[way.face] = by_distance[way.face] + change * way.enter
-                by_source += by_place
-                by_matrix += wp.outer(by_distance, way.camera)
-        if poses.shape[0] > 0:
-            for a in range(3):
-                poses[t, a] = by_source[a]
-                for b in range(3):
-                    poses[t, 3 + 3 * a + b] = by_matrix[a, b]
+            by_enter = wp.dot(by_place, way.direction)
+            if way.face >= 0:  # where the ray enters moves with the source and turns with the direction
+                change = -by_enter / way.direction[way.face]
+                by_place[way.face] = by_place[way.face] + change
+                by_distance[way.face] = by_distance[way.face] + change * way.enter
+            by_source += by_place
+            by_matrix += wp.outer(by_distance, way.camera)
+        for a in range(3):
+            poses[t, a] = by_source[a]
+            for b in range(3):
+                poses[t, 3 + 3 * a + b] = by_matrix[a, b]
 
-    @wp.kernel(module=module)
+    @wp.kernel(module=module_of("weights"))
     def weights(
         ground: Ground,  # the extinction alone
         view: View,
@@ -659,7 +697,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
                 image[at] = image[at] + w * share(f, corner)
             left -= left * alpha
 
-    @wp.kernel(module=module)
+    @wp.kernel(module=module_of("extremes"))
     def extremes(
         values: wp.array(dtype=value),
         stride: int,
@@ -687,7 +725,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
     return SimpleNamespace(
         extremes=extremes,
         block=1 << BLOCK_BITS,
-        module=module,
+        modules=modules,
         View=View,
         Ground=Ground,
         vec=vec,
@@ -699,6 +737,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         draw=draw,
         project=project,
         adjoint_voxels=adjoint_voxels,
-        adjoint_rays=adjoint_rays,
+        adjoint_table=adjoint_table,
+        adjoint_pose=adjoint_pose,
         weights=weights,
     )

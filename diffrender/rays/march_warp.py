@@ -53,13 +53,13 @@ def project(field: Field, rays: Rays, settings: MarchSettings) -> tuple[Float[Te
     on, count = field.values.device, rays.pencil.count
     image = torch.empty((count, field.channels), dtype=field.real, device=on)
     axis, slabs = _slabs(field, rays) if field.values.requires_grad else (0, 1)
-    states = []
+    states, none = [], _array(torch.empty(0, dtype=torch.uint8, device=on))
     for part in _parts(field, keep=False):
         kept = torch.empty(slabs * count * (part.key.width + 1) if slabs > 1 else 0, dtype=field.real, device=on)
         view = part.view(rays)
 
         def launch(start: int, stop: int, part: "_Part" = part, view: Any = view, kept: Tensor = kept) -> None:
-            where = [axis, slabs, start, count, field.channels, part.first, _array(image.view(-1)), _array(kept)]
+            where = [axis, slabs, start, count, field.channels, part.first, _array(image.view(-1)), _array(kept), none]
             part.launch("project", stop - start, [part.ground, view, int(settings.weighted), *where])
 
         _over(on, count, launch)
@@ -78,8 +78,10 @@ def adjoint(
         ends = [_array(image.view(-1)), _array(g_rays.view(-1)), float(part.first == 0)]
         if out.values is not None:
             _adjoint_values(field, rays, part, common, ends, (axis, slabs, state), out.values)
-        if out.entries is not None or out.pose is not None:
-            _adjoint_rays(field, rays, part, common, ends, out)
+        if out.entries is not None:
+            _adjoint_entries(part, common, ends, rays.pencil.count, out.entries)
+        if out.pose is not None:
+            _adjoint_pose(part, common, ends, rays, out.pose)
 
 
 def weights(
@@ -106,11 +108,8 @@ def why_not(field: Field, settings: MarchSettings) -> str | None:
     problem = warp_runtime.why_not(field.values)
     if problem is not None:
         return problem
-    for key in {key for key, _ in _keys(field)}:
-        problem = warp_runtime.load(f"the march for {key}", lambda key=key: _kernels(key).module, field.values.device)
-        if problem is not None:
-            return problem
-    return None
+    found = (_load(key, "project", field.values.device) for key, _ in _keys(field))
+    return next((problem for problem in found if problem is not None), None)
 
 
 @dataclass(frozen=True)
@@ -257,37 +256,48 @@ def _adjoint_values(
         out.add_(buffer.view(*out.shape[1:], -1).movedim(-1, 0))
 
 
-def _adjoint_rays(field: Field, rays: Rays, part: _Part, common: list[Any], ends: list[Any], out: Gradients) -> None:
-    kernels, on, count = _kernels(part.key), field.values.device, rays.pencil.count
-    image, g, g_alpha = ends
-    entries = None if out.entries is None or field.table is None else _entries(field, part.first, part.key)
-    numbers = 0 if entries is None else entries.numel()
+def _adjoint_entries(part: _Part, common: list[Any], ends: list[Any], count: int, out: Tensor) -> None:
+    field, kernels, on = part.field, _kernels(part.key), out.device
+    entries = _entries(field, part.first, part.key)
     on_cpu = on.type == "cpu"
-    tile = max(TILE, -(-count * numbers // TABLES)) if on_cpu else 1
+    tile = max(TILE, -(-count * entries.numel() // TABLES)) if on_cpu else 1
     tiles = -(-count // tile)
-    copies = 0 if entries is None else (tiles if on_cpu else 1)
-    tables = torch.zeros((copies, numbers), dtype=field.real, device=on)
-    poses = torch.zeros((0 if out.pose is None else tiles, 12), dtype=torch.float64, device=on)
-    apiece = numbers // part.key.width if on_cpu else 0
-    shared = [_vectors(tables.view(-1, part.key.width), kernels.vec, kernels.real), _array(poses)]
+    tables = torch.zeros((tiles if on_cpu else 1, entries.numel()), dtype=field.real, device=on)
+    shared = _vectors(tables.view(-1, part.key.width), kernels.vec, kernels.real)
+    apiece = entries.numel() // part.key.width if on_cpu else 0
 
     def launch(start: int, stop: int) -> None:
-        where = [start, tile, count, field.channels, part.first]
-        part.launch("adjoint_rays", stop - start, [*common, *where, image, g, g_alpha, apiece, *shared])
+        where = [start, tile, count, field.channels, part.first, *ends, apiece, shared]
+        part.launch("adjoint_table", stop - start, [*common, *where])
 
-    threads = min(tiles, 4 * torch.get_num_threads()) if on_cpu else 1
-    bounds = np.linspace(0, tiles, threads + 1).astype(int).tolist()
+    _over_tiles(on, tiles, launch)
+    found = tables.sum(0).view(entries.shape)
+    out[..., part.colours()].add_(found[..., :-1])
+    out[..., -1].add_(found[..., -1])
+
+
+def _adjoint_pose(part: _Part, common: list[Any], ends: list[Any], rays: Rays, out: Tensor) -> None:
+    on, count = part.field.values.device, rays.pencil.count
+    tile = TILE if on.type == "cpu" else 1
+    tiles = -(-count // tile)
+    poses = torch.zeros((tiles, 12), dtype=torch.float64, device=on)
+
+    def launch(start: int, stop: int) -> None:
+        where = [start, tile, count, part.field.channels, part.first, *ends, _array(poses)]
+        part.launch("adjoint_pose", stop - start, [*common, *where])
+
+    _over_tiles(on, tiles, launch)
+    derivatives = torch.from_numpy(rays.pencil.matrices[1:])
+    by_source, by_matrix = poses.sum(0).cpu().split([3, 9])
+    out.add_(derivatives[:, :, 3] @ by_source)
+    out.add_(torch.einsum("mxc,xc->m", derivatives[:, :, :3], by_matrix.view(3, 3)))
+
+
+def _over_tiles(device: torch.device, tiles: int, launch: Callable[[int, int], None]) -> None:
+    """Launch over tiles that each sum in one order, whatever the number of threads."""
+    parts = min(tiles, 4 * torch.get_num_threads()) if device.type == "cpu" and torch.get_num_threads() > 1 else 1
+    bounds = np.linspace(0, tiles, parts + 1).astype(int).tolist()
     warp_runtime.at_once([lambda low=low, high=high: launch(low, high) for low, high in itertools.pairwise(bounds)])
-    if entries is not None and out.entries is not None:
-        found = tables.sum(0).view(entries.shape)
-        colours = part.colours()
-        out.entries[..., colours].add_(found[..., :-1])
-        out.entries[..., -1].add_(found[..., -1])
-    if out.pose is not None:
-        derivatives = torch.from_numpy(rays.pencil.matrices[1:])
-        by_source, by_matrix = poses.sum(0).cpu().split([3, 9])
-        out.pose.add_(derivatives[:, :, 3] @ by_source)
-        out.pose.add_(torch.einsum("mxc,xc->m", derivatives[:, :, :3], by_matrix.view(3, 3)))
 
 
 def _slabs(field: Field, rays: Rays) -> tuple[int, int]:
@@ -302,6 +312,11 @@ def _over(device: torch.device, count: int, launch: Callable[[int, int], None]) 
         warp_runtime.in_tiles(launch, count)
     else:
         launch(0, count)
+
+
+def _load(key: _Key, kernel: str, device: torch.device) -> str | None:
+    what = f"the march's kernel '{kernel}' for {key}"
+    return warp_runtime.load(what, lambda: _kernels(key).modules[kernel], device)
 
 
 def _launch(key: _Key, kernel: str, count: int, arguments: list[Any], device: torch.device) -> None:
