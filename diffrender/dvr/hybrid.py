@@ -14,7 +14,7 @@ from diffrender.volume import Volume
 
 COLOUR_BOUND = 1.0  # most that a colour changes: from black to white
 LOG_BOUND = 4.0  # most that the logarithm of extinction changes: 55 times thinner or denser
-WIDTHS = (8, 16, 32)  # channels of the three scales at width 1: 57 000 parameters
+WIDTHS = (8, 16, 32)  # channels of the three scales at width 1: 90 000 parameters
 WINDOWS = ((-1000.0, -200.0), (-200.0, 300.0), (300.0, 1500.0))  # HU of lung, of soft tissue, of bone
 
 
@@ -58,7 +58,8 @@ class NumbersAndChange(nn.Module):
     def _changed(self, values: Float[Tensor, "c k j i"]) -> Float[Tensor, "4 k j i"]:
         scales = [self.down[0](values[None])]
         for block in (self.down[1], self.down[2]):
-            scales.append(block(F.avg_pool3d(scales[-1], 2, ceil_mode=True)))
+            half = [(n + 1) // 2 for n in scales[-1].shape[-3:]]  # of any size, down to a single slice
+            scales.append(block(F.adaptive_avg_pool3d(scales[-1], half)))
         found = scales.pop()
         for block in self.up:
             beside = scales.pop()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from diffrender.dvr.volume_property import Points, read_volume_property, write_volume_property
@@ -45,7 +45,7 @@ class TransferFunction:
         if not 0 < self.unit_distance < math.inf:
             raise SettingError(f"unit_distance is a length above 0 [mm], not {self.unit_distance}.")
 
-    def at(self, hu: Float[Tensor, "*n"]) -> Float[Tensor, "*n 4"]:
+    def at(self, hu: Shaped[Tensor, "*n"]) -> Float[Tensor, "*n 4"]:
         """Red, green, blue and extinction kappa [1/mm] at HU: -ln(1 - opacity) / unit_distance."""
         at = hu.detach().cpu().double().numpy()
         found = np.empty((*at.shape, 4), dtype=np.float32)
