@@ -321,6 +321,25 @@ def test_grazing_faces_are_clamped_in_the_gradient_alone(backend):
     assert outward == pytest.approx(int(through_the_side.sum()) / GRAZING, rel=0.02)
 
 
+def test_a_face_on_edge_does_not_run_beyond_its_corners(backend):
+    """A side seen on edge along a column of pixel centres, off by less than places are rounded: its plane meets those
+    rays far behind the box or before the source."""
+    box = phantoms.Box(np.array([-20.0, 3.0, 74.0]), (20.0, 16.0, 10.0), np.eye(3))
+    camera = dr.Camera(torch.eye(4), 64.0, (0.5, 0.5), (60, 50), (29.5, 40.5))
+    unit = 2.0**-16 * 0.5 / 64.0  # of a place, at depth 1
+    for front, back in ((0.6, 0.4), (0.4, 0.6), (-0.4, -0.6), (0.55, -0.45)):
+        vertices = surfaces.of_box(box, dtype=torch.float64).vertices
+        side = vertices[:, 0] > -1.0
+        vertices[side, 0] = torch.where(vertices[side, 2] < 74, 64 * front, 84 * back).double() * unit
+        mesh = dr.Mesh(vertices, surfaces.of_box(box).faces)
+        found = surface_pass(mesh, camera, backend=backend)
+        assert not found.unbalanced.any()
+        source, directions = rays_of(camera)
+        assert found.lengths.min() >= 0
+        assert found.lengths[:, 40].max() <= 20 * 1.2  # no longer than the box is deep
+        assert np.abs(found.lengths.numpy()[:, :40] - box.chords(source, directions[:, :40])).max() < 1e-2
+
+
 def test_a_missing_face_is_noticed_and_filled(backend, egg):
     camera = camera_at()
     whole, _ = judged(egg, camera)
