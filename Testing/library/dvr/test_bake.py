@@ -1,0 +1,184 @@
+"""Baking: what 8 bits keep of a renderer, what is refused, and what the files say."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+from torch import nn
+
+import phantoms
+from diffrender.dvr.bake import Baked, _spread, bake, check_bakes, transfer_of
+from diffrender.dvr.baked_files import read_baked, write_baked
+from diffrender.dvr.renderer import Grid, Marched, Plain, Renderer, RendererSettings
+from diffrender.dvr.renderers import RENDERERS, renderer
+from diffrender.dvr.transfer import TransferFunction
+from diffrender.errors import ImageError, Notice, OutputError, PathError, SettingError
+from diffrender.rays.march import march
+from diffrender.views import eye
+from diffrender.volume import Volume
+
+LATTICE = phantoms.oblique_lattice(spacing=(1.3, 1.9, 2.7), left_handed=True)
+SHAPE = (20, 24, 28)
+SOFT = TransferFunction(
+    ((-1000.0, 0.2, 0.3, 0.5), (500.0, 1.0, 0.8, 0.6)), ((-600.0, 0.0), (-200.0, 0.02), (400.0, 0.3)), 1.0, "soft"
+)
+
+
+class Given(nn.Module):
+    """A slot that says what it was made with."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def forward(self, grids):
+        return (self.said,)
+
+
+class Where(nn.Module):
+    def forward(self, volume):
+        return (Grid(volume.values[None], volume.world_from_voxel),)
+
+
+def of_voxels(colour: torch.Tensor, kappa: torch.Tensor) -> Renderer:
+    return Renderer(
+        "unet-s",
+        RendererSettings(),
+        encoder=Where(),
+        colour=Given(colour),
+        opacity=Given(kappa[None]),
+        accumulate=Marched(),
+        decoder=Plain(),
+    )
+
+
+@pytest.fixture
+def volume() -> Volume:
+    drawn = phantoms.drawn(phantoms.ellipsoid(phantoms.point_at(LATTICE, SHAPE)), LATTICE, SHAPE)
+    return Volume((drawn.values * 1300 - 1000).to(torch.int16), drawn.world_from_voxel)
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * ((a - b) ** 2).mean().log10())
+
+
+def test_voxels_keep_their_look(volume):
+    look = SOFT.at(volume.values.float()).movedim(-1, 0)
+    made = of_voxels(look[:3], look[3])
+    baked = bake(made, volume)
+    camera = eye(volume, (0.3, 0.8, 0.2), (60, 60))
+    assert baked.rgba.shape == (*SHAPE, 4)
+    assert baked.rgba[..., 3].max() == 255
+    assert baked.rgba[..., 3].min() == 0
+    # A level is 1/255 of kappa_max and is met on both sides: measured 59 dB.
+    assert psnr(march(baked.field(), camera), made(volume, camera)) > 52
+
+
+def test_haze_of_less_than_a_level_stays(volume):
+    kappa = torch.full(SHAPE, 0.004)
+    kappa[9:11, 11:13, 13:15] = 2.5  # a level is 0.01
+    made = of_voxels(torch.full((3, *SHAPE), 0.5), kappa)
+    baked = bake(made, volume)
+    camera = eye(volume, (0.3, 0.8, 0.2), (60, 60))
+    ours, theirs = made(volume, camera)[3], march(baked.field(), camera)[3]
+    hazy = (ours > 0.02) & (ours < 0.5)
+    assert hazy.sum() > 300
+    # Rounded it would be all or nothing; the dither's mean over the picture is right.
+    assert theirs[hazy].mean() == pytest.approx(float(ours[hazy].mean()), rel=0.06)
+
+
+def test_what_is_opaque_at_once_takes_no_levels(volume):
+    kappa = torch.full(SHAPE, 0.05)
+    kappa[4:9, 5:11, 6:13] = 400.0
+    baked = bake(of_voxels(torch.rand(3, *SHAPE), kappa), volume)
+    edge = float(np.linalg.norm(LATTICE[:3, :3], axis=0).min())
+    assert 0.96 < 1 - np.exp(-baked.kappa_max * edge) < 0.99995
+    thin = baked.rgba[..., 3][kappa < 1].double().mean() / 255 * baked.kappa_max
+    assert float(thin) == pytest.approx(0.05, rel=0.05)
+
+
+def test_a_table_is_given_away_whole_and_baked_with_a_word(volume):
+    learned = renderer("lookup", RendererSettings(transfer=SOFT))
+    transfer = transfer_of(learned)
+    table = learned.encode(volume)[0].table
+    at = torch.linspace(-1000, 800, 333)
+    again = transfer.at(at)
+    low, high = table.ranges[0]
+    place = (at - low) / (high - low) * (len(table.entries) - 1)
+    below = place.floor().long()
+    exact = torch.lerp(table.entries[below], table.entries[below + 1], (place - below)[:, None])
+    assert (again[:, :3] - exact[:, :3].clamp(0, 1)).abs().max() < 1e-4
+    # Opacity of 0.1 mm is linear in VTK, extinction in the march: second order in kappa * 0.1 mm.
+    assert (again[:, 3] - exact[:, 3]).abs().max() < 2e-4
+    assert transfer.opacities[1][0] - transfer.opacities[0][0] == 0.5  # so that VTK samples it finely
+    with pytest.warns(Notice, match="classifies what lies between voxels"):
+        baked = bake(learned, volume)
+    inside = volume.values > 290
+    assert (baked.rgba[inside][:, :3].double() / 255 - SOFT.at(torch.tensor([300.0]))[0, :3]).abs().max() < 0.02
+
+
+def test_transparent_voxels_take_the_colour_of_visible_neighbours():
+    colour, visible = torch.zeros(3, 5, 6, 7), torch.zeros(5, 6, 7, dtype=torch.bool)
+    visible[2, 3, 4] = visible[2, 3, 6] = True
+    colour[0, 2, 3, 4] = colour[1, 2, 3, 6] = 1.0
+    spread = _spread(colour, visible)
+    assert spread[:, 1, 2, 3].tolist() == pytest.approx([1, 0, 0])  # beside the red one
+    assert spread[:, 2, 3, 5].tolist() == pytest.approx([0.5, 0.5, 0])  # between both
+    assert spread[:, 2, 3, 4].tolist() == [1, 0, 0]
+    assert spread[:, 2, 3, 1].tolist() == [0, 0, 0]  # beside none
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RENDERERS.items() if recipe.bakes is None])
+def test_image_space_renderers_are_refused_by_name_with_a_way_out(volume, name):
+    made = of_voxels(torch.rand(3, *SHAPE), torch.rand(SHAPE))
+    made.name = name
+    with pytest.raises(SettingError, match=rf"{name} cannot be baked: it .*train one of .*unet-s"):
+        bake(made, volume)
+
+
+def test_other_ways_to_put_samples_together_are_refused():
+    made = of_voxels(torch.rand(3, *SHAPE), torch.rand(SHAPE))
+    made.settings = RendererSettings(accumulate="mip")
+    with pytest.raises(SettingError, match=r"by 'mip'.*accumulate='alpha'"):
+        check_bakes(made)
+    with pytest.raises(SettingError, match="more than a transfer function"):
+        transfer_of(made)
+
+
+def test_files_hold_it_all_where_it_lies(tmp_path):
+    rgba = torch.randint(0, 256, (5, 6, 7, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    baked = Baked(rgba, torch.from_numpy(LATTICE), 0.83, "unet-s")
+    files = write_baked(tmp_path / "größe 1.nrrd", baked)
+    assert [file.name for file in files] == ["größe 1.nrrd", "größe 1.vp.json", "größe 1.json"]
+    again = read_baked(files[0])
+    assert torch.equal(again.rgba, rgba)
+    assert again.kappa_max == 0.83
+    assert np.abs(again.world_from_voxel.numpy() - LATTICE).max() < 1e-12
+    # ITK reads LPS: the voxel (3, 2, 1) lies where the lattice says, with the first two axes turned
+    image = sitk.ReadImage(str(files[0]))
+    place = LATTICE @ [3, 2, 1, 1]
+    assert image.TransformIndexToPhysicalPoint((3, 2, 1)) == pytest.approx([-place[0], -place[1], place[2]])
+    assert image[3, 2, 1] == tuple(rgba[1, 2, 3].tolist())
+    look = json.loads(files[1].read_text())["volumeProperties"][0]
+    assert look["independentComponents"] is False
+    points = look["components"][0]["scalarOpacity"]["points"]
+    edge = (1.3 * 1.9 * 2.7) ** (1 / 3)  # Slicer measures in voxel edges
+    assert points[-1]["x"] == 255
+    assert points[-1]["y"] == pytest.approx(1 - np.exp(-0.83 * edge))
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    baked = Baked(torch.zeros((2, 3, 4, 4), dtype=torch.uint8), torch.eye(4, dtype=torch.float64), 1.0)
+    with pytest.raises(OutputError, match=r"NAME\.nrrd"):
+        write_baked(tmp_path / "a.nii.gz", baked)
+    with pytest.raises(PathError, match="does not exist"):
+        read_baked(tmp_path / "nothing.nrrd")
+    (tmp_path / "other.json").write_text('{"volume": 3}')
+    with pytest.raises(PathError, match="no record of a baked volume"):
+        read_baked(tmp_path / "other.json")
+    volume, *_ = write_baked(tmp_path / "a.nrrd", baked)
+    sitk.WriteImage(sitk.Image(3, 4, 5, sitk.sitkUInt8), str(volume))
+    with pytest.raises(ImageError, match="no RGBA"):
+        read_baked(volume)
