@@ -16,6 +16,7 @@ from diffrender.dvr.losses import loss_of
 from diffrender.dvr.renderer import SLOTS, Grid, Renderer, field_of
 from diffrender.dvr.settings import Augmentation, TrainSettings
 from diffrender.dvr.targets import Target
+from diffrender.errors import SettingError
 from diffrender.rays.field import Field, MarchSettings
 from diffrender.volume import Volume
 
@@ -28,6 +29,7 @@ class Learner:
     Args:
         renderer: is changed by every step; on the device where it is trained.
         augment: what is done to the volumes.
+    Raises: SettingError where the chosen slots have nothing to learn.
     """
 
     def __init__(self, renderer: Renderer, settings: TrainSettings, augment: Augmentation):
@@ -36,6 +38,11 @@ class Learner:
         for slot in SLOTS:
             renderer.slot(slot).requires_grad_(slot in settings.slots)
         self.parameters = [p for p in renderer.parameters() if p.requires_grad]
+        if not self.parameters and renderer.name != "clusters":
+            raise SettingError(
+                f"{renderer.name} has nothing to learn in {', '.join(settings.slots)}. Choose other slots; there are "
+                f"{', '.join(SLOTS)}."
+            )
         self.optimiser = torch.optim.Adam([{"params": self.parameters}], lr=settings.rate_at(0.0), betas=BETAS)
         self.scaler = _scaler(settings.precision == "auto" and self.device.type == "cuda")
         self._fixed = {slot for slot in SLOTS if not any(p.requires_grad for p in renderer.slot(slot).parameters())}

@@ -115,5 +115,5 @@ def test_a_cropped_camera_keeps_its_rays():
 
 @pytest.mark.parametrize("wrong", [{"rotation": -1.0}, {"rotation": 181.0}, {"shift": -3.0}, {"noise": math.inf}])
 def test_impossible_changes_are_refused(wrong):
-    with pytest.raises(SettingError, match="goes from 0 to 180|standard deviation in HU"):
+    with pytest.raises(SettingError, match=r"goes from 0 to 180|standard deviation in HU"):
         Augmentation(**wrong)
