@@ -58,8 +58,8 @@ class NumbersAndChange(nn.Module):
     def _changed(self, values: Float[Tensor, "c k j i"]) -> Float[Tensor, "4 k j i"]:
         scales = [self.down[0](values[None])]
         for block in (self.down[1], self.down[2]):
-            half = [(n + 1) // 2 for n in scales[-1].shape[-3:]]  # of any size, down to a single slice
-            scales.append(block(F.adaptive_avg_pool3d(scales[-1], half)))
+            k, j, i = ((n + 1) // 2 for n in scales[-1].shape[-3:])  # of any size, down to a single slice
+            scales.append(block(F.adaptive_avg_pool3d(scales[-1], (k, j, i))))
         found = scales.pop()
         for block in self.up:
             beside = scales.pop()
