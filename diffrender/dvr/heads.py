@@ -59,6 +59,12 @@ class Intake(nn.Module):
         below = table[:, index]
         return below + (at - low) * (table[:, index + 1] - below)
 
+    def around(self, residuals: Float[Tensor, "4 k j i"], numbers: Float[Tensor, "1 1 k j i"]) -> Tensor:
+        """Four channels of a network added to the prior's, or to a grey that everything shows through; (4, k, j, i)."""
+        if self.prior:
+            return residuals + self.priors(numbers)
+        return residuals + residuals.new_tensor([0.0, 0.0, 0.0, SCRATCH_BIAS]).reshape(4, 1, 1, 1)
+
     def coarse_priors(self, priors: Float[Tensor, "4 k j i"], factor: int) -> Float[Tensor, "4 n m l"]:
         """Of blocks of voxels: what the mean of their extinction is b of. Logits are meant too."""
         both = torch.cat([priors[:-1], F.softplus(priors[-1:])])[None]
@@ -67,15 +73,18 @@ class Intake(nn.Module):
         return torch.cat([mean[:-1], bias_of(mean[-1:])])
 
 
-class Part(nn.Module):
-    """Some of the features as they are."""
+class FourColours(nn.Module):
+    """The colour slot of an encoder that ends with logits of red, green and blue, and b: the first three."""
 
-    def __init__(self, first: int, last: int):
-        super().__init__()
-        self.first, self.last = first, last
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Tensor, ...]:
+        return tuple(colours_of(grid.values[:-1]) for grid in grids)
 
-    def forward(self, features: Float[Tensor, "channel k j i"]) -> Float[Tensor, "n k j i"]:
-        return features[self.first : self.last]
+
+class FourExtinction(nn.Module):
+    """The opacity slot of an encoder that ends with logits of red, green and blue, and b: the last one."""
+
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Tensor, ...]:
+        return tuple(F.softplus(grid.values[-1:]) for grid in grids)
 
 
 class Colours(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 
 from diffrender.dvr import rendernet
 from diffrender.dvr.dvrnet import PerScale, ScalesEncoder
-from diffrender.dvr.heads import Colours, Extinction, Features, Part
+from diffrender.dvr.heads import Colours, Extinction, Features, FourColours, FourExtinction
 from diffrender.dvr.layers import Points
 from diffrender.dvr.renderer import Plain, Renderer, RendererSettings, accumulator
 from diffrender.dvr.unet2d import PICTURE, Picture, PointPicture, UNet2d
@@ -19,7 +19,7 @@ FEATURES = 16  # of VNetLight, and hidden units of all networks of points; whate
 
 def build_vnet4_4(settings: RendererSettings) -> Renderer:
     """VNet, whose four channels are colour and extinction."""
-    return _four("vnet4-4", VNet(settings, 4, silent=_prior(settings)), settings)
+    return _four("vnet4-4", VNet(settings, PICTURE + 1, four=True), settings)
 
 
 def build_vnetl16_4(settings: RendererSettings) -> Renderer:
@@ -79,14 +79,13 @@ def build_unet_s(settings: RendererSettings) -> Renderer:
 
 
 def _four(name: str, encoder: nn.Module, settings: RendererSettings) -> Renderer:
-    """A renderer whose encoder's features are three colours and an extinction."""
-    prior = _prior(settings)
+    """A renderer whose encoder gives three colours and an extinction."""
     return Renderer(
         name,
         settings,
         encoder=encoder,
-        colour=Colours(Part(0, PICTURE), prior),
-        opacity=Extinction([Part(PICTURE, PICTURE + 1)], prior),
+        colour=FourColours(),
+        opacity=FourExtinction(),
         accumulate=accumulator(settings, PICTURE),
         decoder=Plain(),
     )

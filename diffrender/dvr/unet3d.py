@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffrender.dvr.heads import Intake, with_prior
+from diffrender.dvr.heads import Intake
 from diffrender.dvr.layers import Points, again, cropped, fitted, norm, wide
 from diffrender.dvr.renderer import Grid, RendererSettings
 from diffrender.volume import Volume
@@ -21,6 +21,7 @@ CHANNELS = (16, 32, 64, 128)
 DEEPEST = 2 ** (len(CHANNELS) - 1)
 WORKING = 250_000  # voxels of the lattice that the U-Net sees, about
 AT_ONCE = 4_000_000  # voxels that the head keeps for the way back; beyond, it computes them again
+FEW = 8  # features that are brought to the full lattice, where each costs most
 HIDDEN = 16  # units of the head, whatever the width
 HU_CHANNELS = 2
 POSITION = 200.0  # [mm] from the middle of the volume to position 1
@@ -28,7 +29,7 @@ SOFT = 0.2  # half of the soft-tissue window, in the intake's units (200 HU of a
 
 
 class SmallUNet(nn.Module):
-    """The encoder slot: four residuals a voxel (three of colours, one of extinction) and the prior.
+    """The encoder slot: four numbers a voxel, three of colours and one of extinction, around the prior's.
 
     Attributes:
         checkpointing: whether inner results are computed again on the way back, to save memory.
@@ -47,7 +48,8 @@ class SmallUNet(nn.Module):
         )
         self.ups = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, 2) for a, b in reversed(pairs))
         self.joins = nn.ModuleList(_block(2 * a, a, settings) for a, _ in reversed(pairs))
-        self.head = Points(sizes[0] + HU_CHANNELS, HIDDEN, 4, zero=self.intake.prior)
+        self.few = nn.Conv3d(sizes[0], FEW, 1)
+        self.head = Points(FEW + HU_CHANNELS, HIDDEN, 4, zero=self.intake.prior)
 
     def forward(self, volume: Volume) -> tuple[Grid, ...]:
         numbers = self.intake.numbers(volume)
@@ -59,8 +61,7 @@ class SmallUNet(nn.Module):
         residuals = again(
             self.checkpointing or numbers.numel() > AT_ONCE, lambda x: self._residuals(x, hu, factors), features
         )
-        priors = self.intake.priors(numbers) if self.intake.prior else None
-        return (Grid(with_prior(residuals, priors), volume.world_from_voxel),)
+        return (Grid(self.intake.around(residuals, numbers), volume.world_from_voxel),)
 
     def _unet(self, x: Float[Tensor, "1 c k j i"]) -> Float[Tensor, "1 d k j i"]:
         kept = [again(self.checkpointing, self.first, x)]
@@ -69,7 +70,7 @@ class SmallUNet(nn.Module):
         x = kept.pop()
         for up, join in zip(self.ups, self.joins, strict=True):
             x = again(self.checkpointing, join, torch.cat([up(x), kept.pop()], 1))
-        return x
+        return self.few(x)
 
     def _residuals(
         self, features: Float[Tensor, "1 c n m l"], hu: Float[Tensor, "1 d k j i"], factors: tuple[int, int, int]

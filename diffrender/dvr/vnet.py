@@ -70,20 +70,24 @@ class Expanding(nn.Module):
 
 
 class VNet(nn.Module):
-    """The encoder slot: VNet, or VNetLight with three levels below the finest, with `out` features a voxel.
+    """The encoder slot: VNet, or VNetLight with three levels below the finest.
 
+    Args:
+        out: features a voxel.
+        four: whether they are colour and extinction, and so are added to the prior; else it comes after them.
     Attributes:
         checkpointing: whether inner results are computed again on the way back, to save memory.
     """
 
-    def __init__(self, settings: RendererSettings, out: int, levels: int = len(DOWN), silent: bool = False):
+    def __init__(self, settings: RendererSettings, out: int, levels: int = len(DOWN), four: bool = False):
         super().__init__()
         self.intake = Intake(settings)
         self.down = Contracting(settings, levels)
         self.up = Expanding(self.down.channels, settings)
         self.end = nn.Sequential(_conv(self.up.channels[-1], out, settings), norm(out, settings), nn.ELU())
         self.last = nn.Conv3d(out, out, 1)
-        if silent:
+        self.four = four
+        if four and self.intake.prior:
             silence(self.last)
 
     @property
@@ -99,6 +103,8 @@ class VNet(nn.Module):
         x = fitted(numbers, [2 ** (len(self.down.channels) - 1)] * 3)
         x = self.up(self.down(x))[-1]
         features = cropped(self.last(again(self.checkpointing, self.end, x)), volume.shape)[0]
+        if self.four:
+            return (Grid(self.intake.around(features, numbers), volume.world_from_voxel),)
         priors = self.intake.priors(numbers) if self.intake.prior else None
         return (Grid(with_prior(features, priors), volume.world_from_voxel),)
 

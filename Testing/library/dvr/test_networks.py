@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from phantoms import oblique_camera, oblique_lattice, point_at
 
 from diffrender.camera import Camera
 from diffrender.dvr.dvrnet import ScalesEncoder
@@ -16,6 +15,7 @@ from diffrender.dvr.transfer import PRESETS, TransferFunction
 from diffrender.rays.field import Field, MarchSettings
 from diffrender.rays.march import march
 from diffrender.volume import Volume
+from phantoms import oblique_camera, oblique_lattice, point_at
 
 NAMES = ("vnet4-4", "vnetl16-4", "vnetl16-17", "dvrnet", "rendernet", "vnet-unet", "unet-s")
 IN_THE_IMAGE = ("vnetl16-17", "dvrnet", "rendernet", "vnet-unet")
@@ -280,9 +280,7 @@ def test_a_blob_is_at_its_place_at_every_scale(left_handed: bool):
         found = (grid.world_from_voxel @ torch.cat([mean, mean.new_ones(1)]))[:3]
         # a blob of 7 voxels is sampled coarsely; the lattice's shift of half its voxel is 1.5 mm and more a factor
         assert (found - torch.from_numpy(centre)).norm() < 0.4 * factor
-    fields = tuple(
-        Field(torch.cat([v, 1e-5 * v]), g.world_from_voxel) for v, g in zip(above, grids, strict=True)
-    )
+    fields = tuple(Field(torch.cat([v, 1e-5 * v]), g.world_from_voxel) for v, g in zip(above, grids, strict=True))
     expected = eye.project(torch.from_numpy(centre))
     for scale, image in enumerate(made.accumulate(fields, eye, TWIN, None)):
         alpha = image[-1].double()
