@@ -62,7 +62,8 @@ class Projected:
         columns, row_step, column_step, row, column, distance = self.pencil.detector
         x = (np.arange(int(columns)) + 0.5 - column) * column_step / distance
         y = (np.arange(self.pencil.size[0]) + 0.5 - row) * row_step / distance
-        return torch.from_numpy(np.sqrt((1 + y * y)[:, None] + x * x).ravel()).to(self.points.device)
+        squares = np.add.outer(1 + y * y, x * x)
+        return torch.from_numpy(np.sqrt(squares, out=squares).ravel()).to(self.points.device)
 
     def pose_rates(self) -> Float[np.ndarray, "6 3 4"]:
         """How the camera's frame sees the body's points move with the six numbers of the pose: d x = rate (x, 1)."""

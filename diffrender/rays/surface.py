@@ -170,16 +170,16 @@ class _Lengths(torch.autograd.Function):
         outward = engine.outward(points, body.faces)
         seen = [project(points, body.faces, pencil) for pencil in view.aimed.pencils]
         parts = [_finished(one, _factor(one, outward), *engine.splat(one)[:2]) for one in seen]
-        unbalanced = torch.stack([part[1] for part in parts])
+        unbalanced = _stacked([part[1] for part in parts])
         ctx.seen, ctx.outward, ctx.engine, ctx.unbalanced = seen, outward, engine, unbalanced
         ctx.own, ctx.xi = vertices.dtype, xi
         ctx.mark_non_differentiable(unbalanced)
-        return torch.stack([part[0].to(vertices.dtype) for part in parts]), unbalanced
+        return _stacked([part[0].to(vertices.dtype) for part in parts]), unbalanced
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        g = g.to(torch.float64).masked_fill(ctx.unbalanced, 0)
+        g = torch.where(ctx.unbalanced, 0.0, g.to(torch.float64)) if bool(ctx.unbalanced.any()) else g.to(torch.float64)
         total, poses = None, []
         for one, image in zip(ctx.seen, g, strict=True):
             factor = _factor(one, ctx.outward)
@@ -198,6 +198,11 @@ class _Lengths(torch.autograd.Function):
         )
 
 
+def _stacked(images: list[Tensor]) -> Tensor:
+    """As torch.stack, without a copy of a single one."""
+    return images[0][None] if len(images) == 1 else torch.stack(images)
+
+
 def _factor(seen: Projected, outward: int) -> int:
     """From the turn of faces on the image to the side of the surface that is out."""
     return seen.mirrored() * outward
@@ -205,7 +210,8 @@ def _factor(seen: Projected, outward: int) -> int:
 
 def _finished(seen: Projected, factor: int, depths: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     """Lengths (ray,) [mm], float64, and whether a ray's crossings do not balance (ray,)."""
-    lengths = depths * factor * (seen.ray_lengths() / 2**DEPTH_BITS)
+    depths = depths if factor > 0 else depths.neg_()
+    lengths = seen.ray_lengths().mul_(depths).mul_(0.5**DEPTH_BITS)  # in place: fresh memory costs more than the sums
     unbalanced = signs != seen.winding
     if bool(unbalanced.any()):
         lengths = _filled(lengths.reshape(seen.pencil.size), unbalanced.reshape(seen.pencil.size)).reshape(-1)
