@@ -3,9 +3,10 @@
 The paper's outlook names it; it needs no label in 3D. Two steps. The adjoint of the march says how much every voxel
 counts in the pixels of each paint: its votes. A small network then learns, from the voxels that were voted on, which
 local features (HU at three scales, edges, place in the patient) go with which paint, and decides for all that are
-visible. Against labels of a real CT (3 mm, ct-bone, 4 painted views of 200 x 200) this found the visible voxels of the
-hips with a Dice of 0.94 and 0.95, of a vertebra and the sacrum with 0.83; fitting the network through the march
-afterwards, so that its classes explain the pixels, took longer and made all of them worse (0.91 to 0.54).
+visible. Dice of visible voxels against labels of real CTs, from 4 painted views of 200 x 200: hips 0.94 and 0.95, a
+vertebra and the sacrum 0.83 (3 mm, ct-bone); aorta 0.87, kidneys 0.95, heart 0.88, sternum 0.56 (contrast, ct-vessels),
+where the votes alone had 0.63, 0.78 and 0.92, 0.80, 0.18. Fitting the network through the march afterwards, so that its
+classes explain the pixels, took longer and made all of the former worse (0.91 to 0.54).
 """
 
 import itertools
