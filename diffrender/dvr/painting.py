@@ -58,8 +58,9 @@ def paint_from_labels(
 ) -> Views:
     """Views as if somebody had painted the labels of `volume` on them; earlier paint and roles give way.
 
-    A pixel is painted with a label where voxels of that label weigh more than `threshold` in what the pixel shows, all
-    others together making up the rest. Specks and gaps that no brush would leave are removed.
+    A pixel is painted with a label where voxels of that label, or within one of it and of no other, weigh more than
+    `threshold` in what the pixel shows, all others together making up the rest. Specks and gaps that no brush would
+    leave are removed.
 
     Args:
         views: drawn with the transfer function that they carry.
@@ -180,7 +181,19 @@ def _ids(volume: Volume, roles: Mapping[int, Role]) -> Shaped[Tensor, "k j i"]:
         if not 0 < label < 256:
             raise LabelError(f"Label {label} cannot be a paint; a paint's id goes from 1 to 255. Renumber the labels.")
         ids[volume.mask(label).cpu()] = place
-    return ids
+    return _with_surfaces(ids, volume)
+
+
+def _with_surfaces(ids: Shaped[Tensor, "k j i"], volume: Volume) -> Shaped[Tensor, "k j i"]:
+    """Each structure grown by a voxel into what has no label at all.
+
+    Labels end where a voxel is half full, and what a ray sees of an opaque structure is the soft edge before that.
+    """
+    assert volume.labels is not None
+    bare = (volume.labels.any(0) if volume.labels.ndim == 4 else volume.labels != 0).logical_not().cpu().numpy()
+    distance, nearest = ndimage.distance_transform_edt(ids.numpy() == 0, return_indices=True)  # pyright: ignore[reportGeneralTypeIssues]
+    k, j, i = nearest
+    return torch.where(torch.from_numpy(bare & (distance < 1.5)), ids[k, j, i], ids)
 
 
 def _strokes(weights: Float[Tensor, "count h w"], labels: list[int], threshold: float) -> UInt8[Tensor, "h w"]:
