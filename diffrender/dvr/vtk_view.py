@@ -28,6 +28,7 @@ from diffrender.errors import BackendError, SettingError
 from diffrender.volume import Volume
 
 MAPPERS = ("gpu", "cpu")
+WORKER = ("-m", "diffrender.dvr.vtk_worker")
 NEAREST = 1e-3  # of the far plane: depths nearer than that to the eye are cut off
 
 
@@ -167,7 +168,7 @@ def _drawn_elsewhere(values: np.ndarray, task: dict[str, Any], seconds: float) -
         Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "diffrender.dvr.vtk_worker", folder],
+                [sys.executable, *WORKER, folder],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
