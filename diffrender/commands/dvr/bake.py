@@ -56,7 +56,8 @@ def bake(
     main = target.file()
     inputs = [str(path) for path in (file, source) if path is not None]
     beside = [] if table else [main.with_suffix(".vp.json"), main.with_suffix(".json")]
-    check_outputs([main, *beside, target.provenance], inputs)
+    record = target.provenance if target.whole_folder else main.with_name(f"{main.stem}.provenance.json")
+    check_outputs([main, *beside, record], inputs)
 
     from diffrender.dvr.bake import check_bakes
     from diffrender.dvr.model import load_model
