@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffrender.camera import Camera
-from diffrender.errors import BackendError, MeshError, SettingError, notify
+from diffrender.errors import BackendError, GeometryError, MeshError, SettingError, notify
 from diffrender.mesh import Mesh
 from diffrender.rays import surface_torch, surface_warp
 from diffrender.rays.aim import Aimed, Lattice, aim, gathered
@@ -110,13 +110,14 @@ def path_lengths_with_jacobian(
     mesh: Mesh,
     camera: Camera,
     basis: Float[Tensor, "mode v 3"] | None = None,
-    xi: Float[Tensor, "6"] | None = None,
+    xi: Float[Tensor, "*n six"] | None = None,
     centre: Float[Tensor, "3"] | None = None,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w parameter"]]:
     """Measure path lengths, and in the same pass how each ray's changes with the mesh's motion and with its shape.
 
-    Args: as `path_lengths`; `xi` is where the derivative is taken, by default at rest.
+    Args: as `path_lengths`, for one camera and one motion; `xi` (6,) is where the derivative is taken, by default at
+            rest.
         basis: (modes, v, 3) [mm], how the vertices (before the motion) move with each shape coefficient.
     Returns: L (h, w) [mm] and J (h, w, 6 + modes) = d L / d (xi, coefficients); J is 0 at unbalanced rays. Detached.
     """
@@ -125,6 +126,8 @@ def path_lengths_with_jacobian(
             f"A basis is (modes, v, 3), and this mesh has {len(mesh.vertices)} vertices; it is {list(basis.shape)}."
         )
     view = _aimed([mesh], camera, None if xi is None else xi.detach(), centre)
+    if view.aimed.leading:
+        raise GeometryError("A Jacobian is of one camera and one motion (6,); call it once for each of several.")
     vertices, engine = mesh.vertices.detach(), _engine(backend, mesh.vertices)
     points = view.body(vertices)
     seen = project(points, mesh.faces, view.aimed.pencils[0])

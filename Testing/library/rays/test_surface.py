@@ -506,6 +506,8 @@ def test_what_cannot_be_is_said(backend, egg):
         dr.path_lengths(egg, camera, torch.full((6,), torch.nan), backend=backend)
     with pytest.raises(MeshError, match="this mesh has 162 vertices"):
         path_lengths_with_jacobian(egg, camera, torch.zeros(2, 5, 3), backend=backend)
+    with pytest.raises(GeometryError, match="of one camera and one motion"):
+        path_lengths_with_jacobian(egg, camera, xi=XI[None], backend=backend)
 
 
 def test_warp_asked_for_by_name_and_absent_is_an_error(egg, monkeypatch):
