@@ -394,8 +394,17 @@ class Loops:
             halves.append(f"const auto half{size} = {of}.lo + {of}.hi;")
             of, size = f"half{size}", size // 2
         total = " + ".join(f"{of}[{n}]" for n in range(size))
-        plain = f"towards[n] = 0; for (int r = 0; r < {self.width}; ++r) towards[n] += colours[n][r] * g[r];"
-        return f"\n#if defined(__CUDA_ARCH__)\n{plain}\n#else\nconst C shown = colours[n] * g; {' '.join(halves)} towards[n] = {total};\n#endif\n"
+        lines = [
+            "#if defined(__CUDA_ARCH__)",
+            "towards[n] = 0;",
+            f"for (int r = 0; r < {self.width}; ++r) towards[n] += colours[n][r] * g[r];",
+            "#else",
+            "const C shown = colours[n] * g;",
+            *halves,
+            f"towards[n] = {total};",
+            "#endif",
+        ]
+        return "\n".join(["", *lines, ""])
 
     def _sample(self) -> str:
         text = CELLS + "        C colours[B];\n"

@@ -16,6 +16,7 @@ from diffrender.rays.field import Field, Gradients, MarchSettings, Rays
 from diffrender.rays.pencil import PAD
 
 SAMPLES = 2_000_000  # channels times samples at once: about 100 MB on the way back
+NEARLY = 1e-6  # [steps] by which a last sample may lie behind the exit: it lies on it, but for rounding
 LARGEST = 1e30  # stands for the infinite distance to a face that a ray runs along
 
 
@@ -132,7 +133,7 @@ def _samples(field: Field, rays: Rays, part: Int64[Tensor, "ray"], source: Tenso
     enter = torch.where(still, -far, torch.minimum(to_low, to_high)).amax(1).clamp(min=0)
     leave = torch.where(still, far, torch.maximum(to_low, to_high)).amin(1)
     start = rays.start if isinstance(rays.start, float) else rays.start.detach().cpu().double()[part]
-    steps = ((leave - enter).detach() / rays.step - start + 1).floor().clamp(min=0)
+    steps = ((leave - enter).detach() / rays.step - start + 1 + NEARLY).floor().clamp(min=0)
     n = torch.arange(int(steps.max()) if len(steps) else 0, dtype=torch.float64)
     distance = enter + (n[:, None] + start) * rays.step
     return _Samples(source + distance[..., None] * directions, n[:, None] < steps)
@@ -183,7 +184,7 @@ def _weights_of(kappa: Tensor, inside: Tensor, step: float, weighted: bool) -> F
     """T_i A_i, or T_i dt where colour is not weighted by its opacity."""
     depth = torch.where(inside, kappa, 0) * step
     through = torch.exp(-(depth.cumsum(0) - depth))
-    return through * (-torch.expm1(-depth) if weighted else step * inside)
+    return through * (-torch.expm1(-depth) if weighted else step * inside.to(through))
 
 
 def _alpha(channels: Tensor, inside: Tensor, field: Field, step: float, weighted: bool, numbers: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ def _mip(channels: Tensor, inside: Tensor, field: Field, step: float, weighted: 
 
 def _mean(channels: Tensor, inside: Tensor, field: Field, step: float, weighted: bool, numbers: Tensor) -> Tensor:
     opacity = -torch.expm1(-torch.where(inside, channels[-1], 0) * field.voxel_size)
-    share = (opacity if weighted else 1.0 * inside) / inside.sum(0).clamp(min=1)
+    share = (opacity if weighted else inside.to(opacity)) / inside.sum(0).clamp(min=1)
     return torch.cat([(channels[:-1] * share).sum(1), (opacity / inside.sum(0).clamp(min=1)).sum(0)[None]])
 
 
@@ -214,7 +215,7 @@ def _mida(channels: Tensor, inside: Tensor, field: Field, step: float, weighted:
     beta = 1 - (intensity - before).clamp(min=0)
     image = torch.zeros_like(channels[:, 0])
     for n in range(len(depth)):
-        new = channels[:-1, n] * (opacity[n] if weighted else step * inside[n])
+        new = channels[:-1, n] * (opacity[n] if weighted else step * inside[n].to(opacity))
         image = beta[n] * image + (1 - beta[n] * image[-1]) * torch.cat([new, opacity[n][None]])
     return image
 
