@@ -3,7 +3,7 @@
 import typer
 
 from diffrender.commands.console import example
-from diffrender.commands.dvr import bake, render, renderers, train, views
+from diffrender.commands.dvr import bake, render, renderers, segment, train, views
 
 EXAMPLE = example("diffrender dvr views ct.nii.gz --preset ct-bone -o views/")
 app = typer.Typer(
@@ -11,5 +11,5 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Learned volume rendering: views to paint on, training, pictures.",
 )
-for command in (views, train, render, bake, renderers):
+for command in (views, train, render, bake, segment, renderers):
     app.command(epilog=command.EXAMPLE)(getattr(command, command.__name__.rpartition(".")[2]))

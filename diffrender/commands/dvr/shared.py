@@ -175,14 +175,24 @@ def ct_of(ct: str | None, model: Path | None) -> str:
         return ct
     if model is None:
         raise SettingError("Say which CT to draw, with --ct.")
+    return trained_on(model, "cts", "the CT to draw, with --ct")
+
+
+def trained_on(model: Path, key: str, what: str) -> str:
+    """The first of "cts" or "views" in the record that `dvr train` left beside a model.
+
+    Args:
+        what: is to be said where that is not known, or not there any more.
+    Raises: SettingError, PathError.
+    """
     try:
         record = json.loads((model.parent / "provenance.json").read_text(encoding="utf-8"))
-        trained = record["settings"]["cts"][0]
+        first = str(record["settings"][key][0])
     except (OSError, ValueError, LookupError, TypeError):
-        raise SettingError(f"Say which CT to draw, with --ct: what {model} was trained on is not known.") from None
-    if not os.path.exists(os.path.expanduser(trained)):
-        raise PathError(f"{model} was trained on {trained}, which is not there from here. Say which CT, with --ct.")
-    return trained
+        raise SettingError(f"What {model} was trained on is not known. Give {what}.") from None
+    if not os.path.exists(os.path.expanduser(first)):
+        raise PathError(f"{model} was trained on {first}, which is not there as seen from here. Give {what}.")
+    return first
 
 
 def check_device(device: str) -> None:

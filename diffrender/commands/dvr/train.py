@@ -114,7 +114,13 @@ def train(
     job = showing(train_on(cases, settings, folder / CHECKPOINT, begun), folder)
     again = f"Type the same command again to go on from {folder / CHECKPOINT}."
     trained = console.run(job, f"Training {settings.renderer}", again)
-    record = {"training": settings, "as_shown": as_shown, "cts": [case.volume.source for case in cases], "from": from_}
+    record = {
+        "training": settings,
+        "as_shown": as_shown,
+        "views": folders,
+        "cts": [case.volume.source for case in cases],
+        "from": from_,
+    }
     files = write_trained(trained, folder, views, cases, settings, console.command, record, inputs)
     if trained.outcome != "finished":
         raise DiffRenderError(f"{trained.sentence} The best so far is in {folder}.")
