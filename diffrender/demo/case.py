@@ -18,11 +18,12 @@ UNNAMED = ("frontal", "spine-lateral")  # the views where no label tells what pa
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What the demo is about: a volume, what to call it, and how long it took to get [s]."""
+    """What the demo is about: a volume, what to call it, how long it took to get, and how long to train on it [s]."""
 
     volume: Volume
     subject: str
     seconds: float
+    training: float = 30.0
 
     @cached_property
     def scene(self) -> Scene:

@@ -81,9 +81,9 @@ def paint_from_labels(
     settings = MarchSettings(sampling_rate=sampling_rate)
     made = [replace(view, paint=None) for view in views.views]
     for done, number in enumerate(numbers, 1):
-        camera = made[number].camera
-        weights = march_weights(ids, extinction, len(roles) + 1, volume.world_from_voxel, camera, settings)
-        made[number] = replace(made[number], paint=_strokes(weights, list(roles), threshold))
+        view = made[number]
+        weights = march_weights(ids, extinction, len(roles) + 1, volume.world_from_voxel, view.camera, settings)
+        made[number] = replace(view, paint=_strokes(weights, view.image[3] >= SEEN, list(roles), threshold))
         if progress is not None:
             progress(done, len(numbers))
     return replace(views, views=tuple(made), roles=dict(roles))
@@ -196,11 +196,13 @@ def _with_surfaces(ids: Shaped[Tensor, "k j i"], volume: Volume) -> Shaped[Tenso
     return torch.where(torch.from_numpy(bare & (distance < 1.5)), ids[k, j, i], ids)
 
 
-def _strokes(weights: Float[Tensor, "count h w"], labels: list[int], threshold: float) -> UInt8[Tensor, "h w"]:
-    """Of the labels' shares what a person would paint: no specks, no pinholes."""
+def _strokes(
+    weights: Float[Tensor, "count h w"], drawn: Bool[Tensor, "h w"], labels: list[int], threshold: float
+) -> UInt8[Tensor, "h w"]:
+    """Of the labels' shares, where something is drawn, what a person would paint: no specks, no pinholes."""
     visible = weights.sum(0)
     share = (weights / visible.clamp(min=1e-6)).cpu().numpy()
-    seen = (visible >= SEEN).cpu().numpy()
+    seen = (drawn & (visible >= SEEN).to(drawn.device)).cpu().numpy()
     paint, best = np.zeros(seen.shape, np.uint8), np.zeros(seen.shape)
     for place, label in enumerate(labels, 1):
         stroke = _brushed(seen & (share[place] > threshold)) & seen

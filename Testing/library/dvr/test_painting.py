@@ -231,7 +231,7 @@ def test_labels_are_painted_where_they_are_seen(balls):
         expected = camera.project(balls.centre + torch.tensor(away, dtype=torch.float64))
         assert (found - expected).abs().max() < 0.5  # px; voxels of up to 1.5 px make the balls
         area = 3.14159 * (15.0 * camera.source_to_detector / 700 / 2.6) ** 2  # px, 700 mm from the source
-        assert (paint == label).sum() == pytest.approx(area, rel=0.2)  # an edge of half a pixel all around is 12 %
+        assert (paint == label).sum() == pytest.approx(area, rel=0.12)  # an edge of half a pixel all around
     assert (views.views[1].image[3][paint > 0] > 0.05).all()  # nobody paints what is not seen
 
 
@@ -256,7 +256,7 @@ def test_specks_and_pinholes_are_no_strokes():
     labels[9, 2:6, 8] = 0  # a hole of one voxel
     values[10, 2:6, 20], labels[10, 2:6, 20] = 1500, 1  # a speck of one voxel
     volume = dr.Volume(values, torch.diag(torch.tensor([-4.0, -4.0, 4.0, 1.0], dtype=torch.float64)), labels)
-    camera = dr.preset("chest-ap-bedside", volume, (40, 48))
+    camera = dr.preset("chest-ap-bedside", volume, (26, 31))  # a voxel and its soft edge are 9 px or fewer
     (view,) = paint_from_labels(render_views(volume, BONE, [camera]), volume, {1: Role("slab", "keep")}).views
     rows, columns = (view.paint == 1).nonzero().T
     block = view.paint[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
