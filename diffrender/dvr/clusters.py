@@ -33,6 +33,8 @@ IMPORTANCE = (1.0, 1.0, 1.0, 0.5, 0.5, 1.0, 1.0, 1.0)  # of each feature, once s
 VISIBLE = 1e-4  # extinction [1/mm] from which a voxel is grouped: 3 % over 300 mm
 SAMPLE = 30_000  # voxels that the groups are made of; all others join the nearest
 ROUNDS = 10  # of k-means: more of them change the held-out error by less than another seed does
+ALIKE = 2.0  # distance of features at which groups still say something of each other
+OWN = 0.1  # part of a group's change that is its own alone
 LONGEST_SIDE = 100  # px of the images that are solved for
 RIDGE = 0.3  # squared pixels: a group that is seen in less than about half a pixel keeps its colour
 SEEN, NOTHING = 0.1, 0.02  # alpha from which something is there to hide, and below which it shall be hidden
@@ -201,7 +203,7 @@ def fit_clusters(
     opacity.factors.copy_(_thinned(seen, opacity(grids)[0], used))
     done()
     extinction, base = opacity(grids)[0], colour.unchanged(grids[0].values[0])
-    colour.offsets.copy_(_offsets(seen, base, extinction, used, done))
+    colour.offsets.copy_(_offsets(seen, base, extinction, used, _likeness(encoder.centres), done))
 
 
 class _Seen:
@@ -223,10 +225,14 @@ def _offsets(
     base: Float[Tensor, "3 k j i"],
     extinction: Float[Tensor, "1 k j i"],
     targets: Sequence[Target],
+    likeness: Float[Tensor, "group group"],
     done: Callable[[], None],
 ) -> Float[Tensor, "group 3"]:
-    """The change of each group's colour: ridge regression of what the targets differ from the unchanged colours."""
-    normal = RIDGE * torch.eye(seen.count, dtype=torch.float64)
+    """The change of each group's colour: ridge regression of what the targets differ from the unchanged colours.
+
+    The penalty is that of a Gaussian process over the features (kriging): what no view shows changes as its like does.
+    """
+    normal = RIDGE * torch.linalg.inv(likeness)
     right = torch.zeros(seen.count, 3, dtype=torch.float64)
     for target in targets:
         weights = seen.weights(extinction, target.camera).cpu()
@@ -237,6 +243,12 @@ def _offsets(
         right += counted.T @ missing
         done()
     return torch.linalg.solve(normal, right)
+
+
+def _likeness(centres: Float[Tensor, "group feature"]) -> Float[Tensor, "group group"]:
+    """How alike groups are, from 0 to 1 and a little more for each with itself."""
+    apart = torch.cdist(centres.cpu().double(), centres.cpu().double()) / ALIKE
+    return torch.exp(-(apart**2) / 2) + OWN * torch.eye(len(centres), dtype=torch.float64)
 
 
 def _thinned(seen: _Seen, extinction: Float[Tensor, "1 k j i"], targets: Sequence[Target]) -> Float[Tensor, "group"]:
