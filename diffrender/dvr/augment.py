@@ -16,6 +16,7 @@ from diffrender.volume import Volume
 
 AIR = -1024.0  # HU, of what a turned lattice holds beyond the volume
 NEARLY = 1e-6  # voxels that rounding may add
+PATCH_STEP = 8  # px: a patch begins at multiples, so that rendernet's cells stay where they are in the whole view
 SMALLEST_PATCH, LARGEST_PATCH = 1 / 8, 1 / 2  # of an image's sides; RenderNet's training
 
 
@@ -80,11 +81,13 @@ def patch_share(share: float) -> float:
 
 
 def patch_of(target: Target, share: float, generator: torch.Generator) -> Target:
-    """A part of a target somewhere within it, with sides of `share` of its own; its camera sees just that part."""
+    """A part of a target somewhere within it, with sides of about `share` of its own; its camera sees just that."""
     height, width = target.camera.image_size
-    h, w = max(1, round(height * share)), max(1, round(width * share))
-    row = int(torch.randint(height - h + 1, (), generator=generator))
-    column = int(torch.randint(width - w + 1, (), generator=generator))
+    h, w = (min(n, PATCH_STEP * max(1, round(n * share / PATCH_STEP))) for n in (height, width))
+    row, column = (
+        PATCH_STEP * int(torch.randint((n - part) // PATCH_STEP + 1, (), generator=generator))
+        for n, part in ((height, h), (width, w))
+    )
     rows, columns = slice(row, row + h), slice(column, column + w)
     return Target(
         cropped(target.camera, row, column, (h, w)),

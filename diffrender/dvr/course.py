@@ -13,7 +13,7 @@ from torch import Tensor
 from diffrender.dvr.cases import Case, HeldOut, difference, epoch, trained_views
 from diffrender.dvr.learner import Learner
 from diffrender.dvr.renderer import Renderer
-from diffrender.dvr.room import check_room, free_memory, is_out_of_memory, needed, room_for
+from diffrender.dvr.room import check_room, free_memory, is_out_of_memory, room_for
 from diffrender.dvr.score import Score
 from diffrender.dvr.settings import Augmentation, TrainSettings, device_of
 from diffrender.dvr.targets import Target
@@ -202,8 +202,8 @@ class Course:
         """The largest volume, an image's size, and the memory that is free but for the weights [bytes]."""
         case = max(range(len(self.volumes)), key=lambda n: self.volumes[n].values.numel())
         size = self.targets[case][0].camera.image_size
-        free = free_memory(self.learner.device)
-        return self.volumes[case], size, free + needed(self.settings, self.volumes[case], size).weights
+        weights = sum(t.numel() * t.element_size() for t in self.learner.renderer.state_dict().values())
+        return self.volumes[case], size, free_memory(self.learner.device) + weights
 
     def _watch(self, loss: float) -> None:
         self.done += 1

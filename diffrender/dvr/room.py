@@ -14,12 +14,15 @@ from diffrender.dvr.renderers import renderer as renderer_of
 from diffrender.dvr.settings import TrainSettings
 from diffrender.errors import MemoryNeedError
 from diffrender.io.files import available_memory
+from diffrender.rays.field import MarchSettings
+from diffrender.views import eye
 from diffrender.volume import Volume
 
 COPIES = 5  # of the weights: themselves, gradients, Adam's two moments, and the best so far
 FIELD_COPIES = 4  # of what is marched through: itself, in parts and together, and its gradient, of one view and of all
 WORKING = 1.3  # times what is kept for the way back: layers need room beside it
 RECOMPUTED = 0.35  # of it where it is computed again: the largest layer's is kept whole
+GUESSED = 400.0  # bytes a voxel, and a pixel, where they cannot be counted
 OVERHEAD = 200e6  # bytes, of the march and everything else
 SMALLEST_SIDE = 16  # voxels; below it nothing is offered
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -60,19 +63,16 @@ def needed(settings: TrainSettings, volume: Volume, image_size: tuple[int, int],
     made = made.to("meta")
     for slot in SLOTS:
         made.slot(slot).requires_grad_(slot in settings.slots)
-    lattice = torch.empty(volume.shape if shape is None else shape, dtype=volume.values.dtype, device="meta")
-    of_shape = Volume(lattice, volume.world_from_voxel)
-    kept, operations, sizes = _encoded(made, of_shape)
+    of_shape = volume if shape is None else _like(volume, shape)
+    kept = _kept(made, of_shape, image_size)
+    encoder = kept.encoder
     if settings.checkpointing:
         checkpoint_encoder(made, True)
-        kept = max(_encoded(made, of_shape)[0], RECOMPUTED * kept)
-    seen = _Kept()
-    images = tuple(torch.empty(n, *image_size, device="meta", requires_grad=True) for n, _ in sizes)
-    with torch.autograd.graph.saved_tensors_hooks(seen.pack, seen.unpack), FlopCounterMode(display=False) as counter:
-        made.decoder(images)
+        encoder = max(_kept(made, of_shape, image_size).encoder, RECOMPUTED * encoder)
     weights = sum(t.numel() * t.element_size() for t in (*made.parameters(), *made.buffers()))
-    fields = FIELD_COPIES * sum(size for _, size in sizes)
-    return Need(weights, WORKING * kept + fields, WORKING * seen.size, (operations, float(counter.get_total_flops())))
+    return dataclasses.replace(
+        kept, weights=weights, encoder=WORKING * encoder + FIELD_COPIES * kept.weights, view=WORKING * kept.view
+    )
 
 
 def check_room(settings: TrainSettings, volume: Volume, image_size: tuple[int, int], free: float) -> bool:
@@ -129,35 +129,60 @@ def size_of(shape: Shape) -> str:
     return " x ".join(str(n) for n in reversed(shape))
 
 
-class _Kept:
-    """Counts what autograd keeps, each piece of memory once."""
+class _Counter:
+    """Counts, as a context, what autograd keeps, each piece of memory once, and operations."""
 
     def __init__(self):
         self._pieces: dict[int, torch.UntypedStorage] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+        self._operations = FlopCounterMode(display=False)
 
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        self._pieces[storage._cdata] = storage  # held, so that its number is not given again
-        return tensor
+    def __enter__(self) -> None:
+        self._hooks.__enter__()
+        self._operations.__enter__()
 
-    def unpack(self, tensor: Tensor) -> Tensor:
-        return tensor
+    def __exit__(self, *problem) -> None:
+        self._operations.__exit__(*problem)
+        self._hooks.__exit__(*problem)
 
     @property
     def size(self) -> float:
         """[bytes]."""
         return float(sum(storage.nbytes() for storage in self._pieces.values()))
 
+    @property
+    def operations(self) -> float:
+        """Of the networks."""
+        return float(self._operations.get_total_flops())
 
-def _encoded(made: Renderer, volume: Volume) -> tuple[float, float, list[tuple[int, float]]]:
-    """What the way back keeps [bytes], operations, and of each field the channels and the size [bytes]."""
-    kept = _Kept()
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack), FlopCounterMode(display=False) as counter:
-        grids = made.encoder(volume)
-        slots = zip(grids, made.colour(grids), made.opacity(grids), strict=True)
-        fields = [field_of(grid, colour, opacity) for grid, colour, opacity in slots]
-    sizes = [(field.channels, float(field.values.numel() * field.values.element_size())) for field in fields]
-    return kept.size, float(counter.get_total_flops()), sizes
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._pieces[storage._cdata] = storage  # held, so that its number is not given again
+        return tensor
+
+
+def _kept(made: Renderer, volume: Volume, image_size: tuple[int, int]) -> Need:
+    """As it is counted, with the fields' size in the place of the weights; guessed where a part cannot be counted."""
+    voxels = math.prod(volume.shape)
+    on_meta = Volume(torch.empty(volume.shape, dtype=volume.values.dtype, device="meta"), volume.world_from_voxel)
+    there, back = _Counter(), _Counter()
+    try:
+        with there:
+            grids = made.encoder(on_meta)
+            slots = zip(grids, made.colour(grids), made.opacity(grids), strict=True)
+            fields = tuple(field_of(grid, colour, opacity) for grid, colour, opacity in slots)
+        with back:
+            camera = eye(on_meta, (0.3, 0.9, 0.2), image_size)
+            made.decoder(made.accumulate(fields, camera, MarchSettings(), None))
+    except (NotImplementedError, RuntimeError):  # clusters look at numbers, and gru at samples
+        return Need(GUESSED * voxels, GUESSED * voxels, GUESSED * math.prod(image_size), (0.0, 0.0))
+    size = sum(field.values.numel() * field.values.element_size() for field in fields)
+    return Need(size, there.size, back.size, (there.operations, back.operations))
+
+
+def _like(volume: Volume, shape: Shape) -> Volume:
+    """A volume of another shape, with the same steps and axes; its numbers mean nothing."""
+    return Volume(torch.empty(shape, dtype=volume.values.dtype, device="meta"), volume.world_from_voxel)
 
 
 def _scaled(shape: Shape, factor: float) -> Shape:

@@ -82,23 +82,24 @@ def test_left_stays_left():
 
 
 def test_a_patch_is_that_part_of_the_picture():
-    one = case(1, image_size=(24, 30))
+    one = case(1, image_size=(40, 51))
     target = one.targets[0]
     patch = patch_of(target, 0.4, drawn(7, "patch"))
-    assert patch.image.shape == (4, 10, 12)
+    assert patch.image.shape == (4, 16, 24)  # the multiples of 8 px next to 16 and 20.4
     drawn_whole = march(field_through(one.volume, SHOWN), target.camera)
     drawn_part = march(field_through(one.volume, SHOWN), patch.camera)
     places = [
         (r, c)
-        for r in range(15)
-        for c in range(19)
-        if torch.equal(target.image[:, r : r + 10, c : c + 12], patch.image)
+        for r in range(25)
+        for c in range(28)
+        if torch.equal(target.image[:, r : r + 16, c : c + 24], patch.image)
     ]
     assert len(places) == 1
     row, column = places[0]
-    assert torch.equal(patch.weight, target.weight[row : row + 10, column : column + 12])
+    assert (row % 8, column % 8) == (0, 0)
+    assert torch.equal(patch.weight, target.weight[row : row + 16, column : column + 24])
     # the same rays; float32 of a camera that is written otherwise
-    assert torch.allclose(drawn_part, drawn_whole[:, row : row + 10, column : column + 12], atol=1e-4)
+    assert torch.allclose(drawn_part, drawn_whole[:, row : row + 16, column : column + 24], atol=1e-4)
 
 
 def test_patches_grow_from_an_eighth_to_a_half():

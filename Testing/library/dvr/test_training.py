@@ -180,9 +180,7 @@ def test_a_save_of_another_training_is_refused_and_says_how_it_differs(tmp_path,
     train_on([one], brief(steps=2), path).run()
     with pytest.raises(PathError, match=r"save of another training: settings\.rate is 0\.5 here and was None there"):
         train_on([one], brief(steps=2, rate=0.5), path).run()
-    with pytest.raises(
-        PathError, match=r"cases\.0\.targets is .* here and was .* there\. Go on with what it was begun"
-    ):
+    with pytest.raises(PathError, match=r"cases\.0\.targets is .* here and was .* there\. Go on with"):
         train_on([case(count=3)], brief(steps=2), path).run()
     with pytest.raises(PathError, match=r"cases\.0\.volume is"):
         train_on([dataclasses.replace(one, volume=lump(seed=6))], brief(steps=2), path).run()
@@ -287,9 +285,9 @@ def test_only_the_chosen_slots_learn(one):
     hashed = weights_hash(start)
     tuned = train_on([one], brief(slots=("colour",), steps=3), renderer=start).run().last
     assert weights_hash(start) == hashed  # the one given stays as it was
-    assert torch.equal(tuned.opacity.logs, start.opacity.logs)
-    assert not torch.equal(tuned.colour.logits, start.colour.logits)
-    with pytest.raises(SettingError, match="lookup has nothing to learn in decoder, accumulate. Choose other slots"):
+    changed = {name for name, tensor in tuned.state_dict().items() if not torch.equal(tensor, start.state_dict()[name])}
+    assert changed == {"colour.logits"}
+    with pytest.raises(SettingError, match=r"lookup has nothing to learn in decoder, accumulate\. Choose other slots"):
         train_on([one], brief(slots=("decoder", "accumulate"))).run()
 
 
@@ -338,8 +336,8 @@ def test_seconds_are_a_budget_over_resumes(tmp_path, one):
 
 def test_with_few_views_none_is_kept_out_and_that_is_said(one):
     few = Case(one.volume, one.targets[:2])
+    job = train_on([few], brief(steps=2))
     with pytest.warns(Notice, match="There are 2 views to learn from, so none is kept out"):
-        job = train_on([few], brief(steps=2))
         seen = list(job)
     assert seen[-1].scores is None
     assert seen[-1].preview is not None
