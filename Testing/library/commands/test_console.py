@@ -26,6 +26,13 @@ COMMANDS = (
     ["samples", "list"],
     ["samples", "get"],
     ["samples", "remove"],
+    ["dvr"],
+    ["dvr", "views"],
+    ["dvr", "train"],
+    ["dvr", "render"],
+    ["dvr", "bake"],
+    ["dvr", "segment"],
+    ["dvr", "renderers"],
 )
 
 # A job as a later command will run one: 40 steps of 0.1 s (or 30 times as many), saved when it is stopped.

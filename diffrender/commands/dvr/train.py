@@ -30,7 +30,8 @@ def train(
         list[str] | None, typer.Option(metavar="F", help="Where the CT lies by now; once for each FOLDER, in order.")
     ] = None,
     renderer: Annotated[
-        Name | None, typer.Option(help="What is trained; `dvr renderers` lists them. By default unet-s.")
+        Name | None,
+        typer.Option(metavar="NAME", help="What is trained; `dvr renderers` lists them. By default unet-s."),
     ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="How long: in steps,")] = None,
     seconds: Annotated[float | None, typer.Option(metavar="S", help="or in seconds (the default, 120),")] = None,
@@ -99,6 +100,9 @@ def train(
         begun = load_model(start)[0]
         settings = replace(settings, renderer=begun.name, drawing=begun.settings)
     check_writable(folder, _need(settings))
+    from diffrender.dvr.training import train_on
+
+    job = showing(train_on(cases, settings, folder / CHECKPOINT, begun), folder)  # checks; it begins to work in `run`
     estimated = _estimate(settings, cases)
     if dry_run:
         told = {"seconds": estimated.seconds, "steps": estimated.steps, "memory": estimated.memory}
@@ -108,10 +112,6 @@ def train(
         console.notice(estimated.sentence)
     else:
         console.text(estimated.sentence)
-
-    from diffrender.dvr.training import train_on
-
-    job = showing(train_on(cases, settings, folder / CHECKPOINT, begun), folder)
     again = f"Type the same command again to go on from {folder / CHECKPOINT}."
     trained = console.run(job, f"Training {settings.renderer}", again)
     record = {
