@@ -147,12 +147,15 @@ def _recoloured(
 
 def _check_targets(views: Views, targets: list[Target]) -> None:
     asked = [(t, v) for t, v in zip(targets, views.views, strict=True) if v.painted]
-    if not any(t.counts for t, _ in asked):
+    shown = any(bool(((t.weight > 0) & (t.image[3] > 0)).any()) for t, _ in asked)
+    wanted = [number for number, role in views.roles.items() if role.role in ("recolour", "keep")]
+    narrow = not shown and any(bool((v.paint == number).any()) for _, v in asked for number in wanted)
+    if narrow or not any(t.counts for t, _ in asked):
         raise ImageError(
             f"The paint on {_named(views)} leaves nothing to learn from: all of it is ignored, or lies within {RIM} px "
             "of a border. Paint wider strokes, or another role."
         )
-    if not any(bool(((t.weight > 0) & (t.image[3] > 0)).any()) for t, _ in asked):
+    if not shown:
         raise ImageError(
             f"Everything that {_named(views)} show is painted as hidden or ignored; a renderer would learn to draw "
             "nothing at all. Leave unpainted what should stay."
