@@ -236,13 +236,17 @@ def _leaf(field: Field) -> Field:
     table = field.table
     if table is not None and table.entries.requires_grad:
         table = dataclasses.replace(table, entries=table.entries.detach().requires_grad_())
-    unchanged = values is field.values and table is field.table
-    return field if unchanged else Field(values, field.world_from_voxel, table)
+    change = field.change
+    if change is not None and change.requires_grad:
+        change = change.detach().requires_grad_()
+    unchanged = values is field.values and table is field.table and change is field.change
+    return field if unchanged else Field(values, field.world_from_voxel, table, change)
 
 
 def _ends(field: Field, leaf: Field) -> Iterator[tuple[Tensor, Tensor]]:
     """Where the way back goes on, and with what."""
     tables = () if field.table is None or leaf.table is None else ((field.table.entries, leaf.table.entries),)
-    for end, start in ((field.values, leaf.values), *tables):
+    changes = () if field.change is None or leaf.change is None else ((field.change, leaf.change),)
+    for end, start in ((field.values, leaf.values), *tables, *changes):
         if start is not end and start.grad is not None:
             yield end, start.grad

@@ -1,4 +1,5 @@
-"""What is marched through: a lattice of colours and extinction, or of numbers and the table that classifies them."""
+"""What is marched through: a lattice of colours and extinction, or of numbers, the table that classifies them, and what
+each voxel changes of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,12 +56,16 @@ class Field:
             float16, float32 or float64.
         world_from_voxel: (4, 4), RAS [mm]; voxel centres at integers.
         table: what makes colours and extinction of the numbers, at every sample; or None.
-    Raises: ImageError, GeometryError.
+        change: (channel, k, j, i), of what a table of one axis says, interpolated to every sample: added to its
+            colours, and, last, a gain of at least 0 times its extinction (0 ... 0, 1 changes nothing). Floating-point,
+            of any precision, since the steep part of the picture is the table's; or None.
+    Raises: ImageError, GeometryError, SettingError.
     """
 
     values: Shaped[Tensor, "*channel k j i"]
     world_from_voxel: Float[Tensor, "4 4"]
     table: Table | None = None
+    change: Shaped[Tensor, "..."] | None = None  # its shape is checked in words
 
     def __post_init__(self):
         axes = 2 if self.table is None else self.table.entries.ndim - 1
@@ -76,6 +81,24 @@ class Field:
         object.__setattr__(self, "world_from_voxel", world)
         if self.table is not None and self.table.entries.device != values.device:
             raise SettingError(f"The values lie on {values.device}, their table on {self.table.entries.device}.")
+        self._check_change()
+
+    def _check_change(self) -> None:
+        change, table = self.change, self.table
+        if change is None:
+            return
+        if table is None or table.entries.ndim != 2:
+            raise SettingError("A change is one of a table of one axis; without one, change the values themselves.")
+        expected = [self.channels, *self.shape]
+        if list(change.shape) != expected:
+            raise ImageError(
+                f"A change holds what is added to each colour of the table and, last, a gain, at every voxel: "
+                f"{expected} here, and this one {list(change.shape)}."
+            )
+        if change.dtype not in STORED or not change.is_floating_point():
+            raise ImageError(f"A change holds float16, float32 or float64, not {change.dtype}.")
+        if change.device != self.values.device:
+            raise SettingError(f"The values lie on {self.values.device}, their change on {change.device}.")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -96,8 +119,9 @@ class Field:
     @property
     def real(self) -> torch.dtype:
         """The precision of the arithmetic and of the result."""
-        entries = None if self.table is None else self.table.entries.dtype
-        return torch.float64 if torch.float64 in (self.values.dtype, entries) else torch.float32
+        parts = (self.values, None if self.table is None else self.table.entries, self.change)
+        precise = any(part is not None and part.dtype == torch.float64 for part in parts)
+        return torch.float64 if precise else torch.float32
 
     @cached_property
     def kept(self) -> dict[str, Any]:
@@ -163,11 +187,13 @@ class Gradients:
         values: as the field's values, in its arithmetic's precision.
         entries: as the table's entries, likewise.
         pose: (6,) float64, in the motion of the field.
+        change: as the field's change, in its arithmetic's precision.
     """
 
     values: Tensor | None
     entries: Tensor | None
     pose: Float[Tensor, "6"] | None
+    change: Tensor | None = None
 
 
 def check_finite(values: Tensor, what: str) -> None:

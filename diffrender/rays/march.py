@@ -20,7 +20,7 @@ from diffrender.camera import Camera
 from diffrender.errors import BackendError, ImageError
 from diffrender.rays import march_torch, march_warp
 from diffrender.rays.aim import Lattice, aim, gathered
-from diffrender.rays.field import Field, Gradients, MarchSettings, Rays
+from diffrender.rays.field import Field, Gradients, MarchSettings, Rays, Table
 from diffrender.rays.pencil import Pencil
 
 
@@ -35,7 +35,7 @@ def march(
     """Composite a field along the ray of every pixel.
 
     Args:
-        field: what the rays meet; differentiable in its values and its table's entries.
+        field: what the rays meet; differentiable in its values, its table's entries and its change.
         camera: one, or a sequence of cameras with images of one size.
         settings: by default one sample a voxel, alpha compositing.
         xi: motion of the field (t [mm], r [rad]), (6,) or (n, 6); differentiable.
@@ -54,9 +54,9 @@ def march(
     views = [Rays(pencil, step, _starts(pencil, settings, jitter)) for pencil in aimed.pencils]
     engine = _engine(field, settings)
     entries = None if field.table is None else field.table.entries
-    wanted = any(t is not None and t.requires_grad for t in (field.values, entries, aimed.xi))
-    if wanted and torch.is_grad_enabled():
-        images = _March.apply(field.values, entries, aimed.xi, field, views, settings, engine)
+    leaves = (field.values, entries, field.change, aimed.xi)
+    if any(t is not None and t.requires_grad for t in leaves) and torch.is_grad_enabled():
+        images = _March.apply(*leaves, field, views, settings, engine)
     else:
         images = torch.stack([engine.draw(field, rays, settings) for rays in views])
     shape = (field.channels, *views[0].pencil.size)
@@ -65,32 +65,46 @@ def march(
 
 def march_weights(
     ids: Integer[Tensor, "k j i"],
-    extinction: Float[Tensor, "k j i"],
+    extinction: Float[Tensor, "k j i"] | Field,
     count: int,
-    world_from_voxel: Float[Tensor, "4 4"],
+    world_from_voxel: Float[Tensor, "4 4"] | None,
     camera: Camera,
     settings: MarchSettings | None = None,
 ) -> Float[Tensor, "count h w"]:
     """How much the voxels of each id weigh in each pixel: for a fixed extinction the image is linear in the colours.
 
     The sum of weights[n] * colours[n] is the colour that `march` shows of the field whose colours are colours[ids] and
-    whose extinction is `extinction`, trilinear interpolation included. Without gradient.
+    whose extinction is `extinction`, trilinear interpolation included; or, where a field with a table is given, what
+    offsets[ids] added to its colours (`Field.change`) add to the image. Without gradient.
 
     Args:
         ids: from 0 to count - 1.
-        extinction: kappa [1/mm].
+        extinction: kappa [1/mm] of each voxel, or a field, whose extinction at every sample counts.
+        world_from_voxel: of `extinction`; None with a field, which has its own.
     Raises: ImageError for ids outside 0 to count - 1; as `march`.
     """
     settings = MarchSettings() if settings is None else settings
-    if ids.shape != extinction.shape or int(ids.min()) < 0 or int(ids.max()) >= count:
+    field = _extinction_of(extinction, world_from_voxel)
+    if ids.shape != field.shape or int(ids.min()) < 0 or int(ids.max()) >= count:
         raise ImageError(
             f"Ids go from 0 to {count - 1}, one a voxel of the extinction; these have the shape {list(ids.shape)} for "
-            f"{list(extinction.shape)} and go from {int(ids.min())} to {int(ids.max())}."
+            f"{list(field.shape)} and go from {int(ids.min())} to {int(ids.max())}."
         )
-    field = Field(extinction.detach()[None], world_from_voxel)
     (pencil,) = aim(Lattice(field.world_from_voxel, field.shape), camera).pencils
     rays = Rays(pencil, field.voxel_size / settings.sampling_rate, settings.start)
     return _engine(field, settings).weights(ids, field, rays, settings, count).reshape(count, *pencil.size)
+
+
+def _extinction_of(given: Tensor | Field, world_from_voxel: Tensor | None) -> Field:
+    """A field whose only channel is the extinction."""
+    if isinstance(given, Tensor):
+        assert world_from_voxel is not None
+        return Field(given.detach()[None], world_from_voxel)
+    if given.table is None:
+        return Field(given.values.detach()[-1:], given.world_from_voxel)
+    table = Table(given.table.entries.detach()[..., -1:], given.table.ranges)
+    gain = None if given.change is None else given.change.detach()[-1:]
+    return Field(given.values.detach(), given.world_from_voxel, table, gain)
 
 
 def samples_along(
@@ -99,7 +113,7 @@ def samples_along(
     """What the samples of each ray hold, for accumulators of other kinds; some rays at a time.
 
     Returns: for each part of the image its pixels (row * width + column), the field's channels at their samples, front
-        to back, and which samples lie within the volume. Differentiable in the field's values and entries.
+        to back, and which samples lie within the volume. Differentiable in the field's values, entries and change.
     """
     settings = MarchSettings() if settings is None else settings
     (pencil,) = aim(Lattice(field.world_from_voxel, field.shape), camera).pencils
@@ -122,6 +136,7 @@ class _March(torch.autograd.Function):
         ctx: Any,
         values: Tensor,
         entries: Tensor | None,
+        change: Tensor | None,
         xi: Tensor | None,
         field: Field,
         views: list[Rays],
@@ -137,18 +152,21 @@ class _March(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         field = ctx.field
-        wants_values, wants_entries, wants_pose = ctx.needs_input_grad[:3]
+        wants_values, wants_entries, wants_change, wants_pose = ctx.needs_input_grad[:4]
         values = torch.zeros_like(field.values, dtype=field.real) if wants_values else None  # in the same strides
         entries = torch.zeros_like(field.table.entries, dtype=field.real) if wants_entries else None
+        change = torch.zeros_like(field.change, dtype=field.real) if wants_change else None
         poses = []
         for rays, kept, part in zip(ctx.views, ctx.kept, g, strict=True):
             pose = torch.zeros(6, dtype=torch.float64) if wants_pose else None
-            out = Gradients(values, entries, pose)
+            out = Gradients(values, entries, pose, change)
             ctx.engine.adjoint(field, rays, ctx.settings, kept, part.to(field.real).contiguous(), out)
             poses.append(pose)
         g_values = None if values is None else values.to(field.values.dtype)
         g_entries = None if entries is None else entries.to(field.table.entries.dtype)
-        return g_values, g_entries, gathered(poses, ctx.xi) if wants_pose else None, None, None, None, None
+        g_change = None if change is None else change.to(field.change.dtype)
+        g_pose = gathered(poses, ctx.xi) if wants_pose else None
+        return g_values, g_entries, g_change, g_pose, None, None, None, None
 
 
 def _engine(field: Field, settings: MarchSettings) -> ModuleType:

@@ -19,6 +19,8 @@ SAMPLES = 2_000_000  # channels times samples at once: about 100 MB on the way b
 NEARLY = 1e-6  # [steps] by which a last sample may lie behind the exit: it lies on it, but for rounding
 LARGEST = 1e30  # stands for the infinite distance to a face that a ray runs along
 
+_Leaves = tuple[Tensor, Tensor | None, Tensor | None]  # values, entries and change of a field
+
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
@@ -42,11 +44,10 @@ def project(field: Field, rays: Rays, settings: MarchSettings) -> tuple[Float[Te
     """The image, and what `adjoint` needs of this pass: nothing."""
     on = field.values.device
     image = torch.empty((field.channels, rays.pencil.count), dtype=field.real, device=on)
-    entries = None if field.table is None else field.table.entries
     with torch.no_grad():
         for part, source, directions in _parts(field, rays):
             samples = _samples(field, rays, part, source, directions)
-            image[:, part.to(on)] = _composite(field, field.values, entries, samples, rays.step, settings)
+            image[:, part.to(on)] = _composite(field, _leaves(field), samples, rays.step, settings)
     return image, None
 
 
@@ -57,22 +58,23 @@ def adjoint(
     derivatives = torch.from_numpy(rays.pencil.matrices[1:])
     in_camera = torch.from_numpy(rays.pencil.camera_directions())
     in_camera = in_camera / in_camera.norm(dim=1, keepdim=True)
-    values = field.values.detach().requires_grad_(out.values is not None)
-    entries = None if field.table is None else field.table.entries.detach().requires_grad_(out.entries is not None)
+    leaves = tuple(
+        leaf if leaf is None else leaf.detach().requires_grad_(place is not None)
+        for leaf, place in zip(_leaves(field), (out.values, out.entries, out.change), strict=True)
+    )
     for part, source, directions in _parts(field, rays):
         with torch.enable_grad():
             source, directions = (t.requires_grad_(out.pose is not None) for t in (source, directions))
             samples = _samples(field, rays, part, source, directions)
-            image = _composite(field, values, entries, samples, rays.step, settings)
-        places = [(values, out.values), (entries, out.entries), (source, out.pose), (directions, out.pose)]
-        wanted = [leaf for leaf, place in places if place is not None and leaf is not None]
+            image = _composite(field, leaves, samples, rays.step, settings)
+        places = list(zip(leaves, (out.values, out.entries, out.change), strict=True))
+        wanted = [leaf for leaf, place in [*places, (source, out.pose), (directions, out.pose)] if place is not None]
         if not image.requires_grad:
             continue
         found = dict(zip(map(id, wanted), _gradients(image, wanted, g[:, part.to(g.device)]), strict=True))
-        if out.values is not None:
-            out.values.add_(found[id(values)])
-        if out.entries is not None:
-            out.entries.add_(found[id(entries)])
+        for leaf, place in places:
+            if place is not None:
+                place.add_(found[id(leaf)])
         if out.pose is not None:
             by_source, by_direction = found[id(source)], found[id(directions)]
             out.pose.add_(derivatives[:, :, 3] @ by_source)
@@ -87,8 +89,8 @@ def weights(
     total = torch.zeros((rays.pencil.count, count), dtype=field.real, device=on)
     for part, source, directions in _parts(field, rays):
         samples = _samples(field, rays, part, source, directions)
-        kappa = _interpolated(field.values, samples.positions.to(field.real).to(on))[0]
-        share = _weights_of(kappa, samples.inside.to(on), rays.step, settings.weighted)
+        _numbers, channels = _channels(field, _leaves(field), samples)
+        share = _weights_of(channels[-1], samples.inside.to(on), rays.step, settings.weighted)
         for corner, weight in _corners(samples.positions, field.shape):
             k, j, i = corner.to(on).unbind(-1)
             at = ids[k, j, i].long() + count * part.to(on)
@@ -100,9 +102,7 @@ def samples_along(field: Field, rays: Rays) -> Iterator[tuple[Tensor, Tensor, Te
     """For some rays at a time: which, the field's channels (channel, sample, ray), and which samples lie inside."""
     for part, source, directions in _parts(field, rays):
         samples = _samples(field, rays, part, source, directions)
-        numbers, channels = _channels(
-            field, field.values, None if field.table is None else field.table.entries, samples
-        )
+        numbers, channels = _channels(field, _leaves(field), samples)
         yield part.to(numbers.device), channels, samples.inside.to(numbers.device)
 
 
@@ -118,7 +118,8 @@ def _parts(field: Field, rays: Rays) -> Iterator[tuple[Int64[Tensor, "ray"], Ten
     directions = (in_camera / in_camera.norm(dim=1, keepdim=True)) @ matrix[:, :3].T
     diagonal = (torch.tensor(field.shape[::-1]).double() / matrix[:, :3].norm(dim=0).clamp(min=1e-9)).norm()
     samples = max(1, int(diagonal / rays.step))
-    for part in torch.arange(rays.pencil.count).split(max(1, SAMPLES // (samples * (field.channels + 3)))):
+    channels = field.channels * (1 if field.change is None else 2)
+    for part in torch.arange(rays.pencil.count).split(max(1, SAMPLES // (samples * (channels + 3)))):
         yield part, matrix[:, 3] - PAD, directions[part]
 
 
@@ -140,19 +141,35 @@ def _samples(field: Field, rays: Rays, part: Int64[Tensor, "ray"], source: Tenso
 
 
 def _composite(
-    field: Field, values: Tensor, entries: Tensor | None, samples: _Samples, step: float, settings: MarchSettings
+    field: Field, leaves: _Leaves, samples: _Samples, step: float, settings: MarchSettings
 ) -> Float[Tensor, "channel ray"]:
-    inside = samples.inside.to(values.device)
-    numbers, channels = _channels(field, values, entries, samples)
+    inside = samples.inside.to(field.values.device)
+    numbers, channels = _channels(field, leaves, samples)
     if not len(inside):
         return (channels.sum(1)) * 0
     return _ACCUMULATE[settings.accumulate](channels, inside, field, step, settings.weighted, numbers)
 
 
-def _channels(field: Field, values: Tensor, entries: Tensor | None, samples: _Samples) -> tuple[Tensor, Tensor]:
+def _leaves(field: Field) -> _Leaves:
+    return field.values, None if field.table is None else field.table.entries, field.change
+
+
+def _channels(field: Field, leaves: _Leaves, samples: _Samples) -> tuple[Tensor, Tensor]:
     """The interpolated numbers, and the colours and extinction that they mean, each (channel, sample, ray)."""
-    numbers = _interpolated(values, samples.positions.to(values.device, field.real))
-    return numbers, numbers if entries is None else classified(numbers, entries.to(field.real), field)
+    values, entries, change = leaves
+    positions = samples.positions.to(values.device, field.real)
+    numbers = _interpolated(values, positions)
+    if entries is None:
+        return numbers, numbers
+    found = classified(numbers, entries.to(field.real), field)
+    return numbers, found if change is None else changed(found, _interpolated(change, positions))
+
+
+def changed(
+    found: Float[Tensor, "channel *where"], change: Float[Tensor, "channel *where"]
+) -> Float[Tensor, "channel *where"]:
+    """Colours and extinction with a `Field.change`: colours add, the extinction is multiplied."""
+    return torch.cat([found[:-1] + change[:-1], found[-1:] * change[-1:]])
 
 
 def _interpolated(values: Tensor, positions: Float[Tensor, "sample ray 3"]) -> Float[Tensor, "channel sample ray"]:
