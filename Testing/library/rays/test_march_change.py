@@ -12,7 +12,6 @@ import diffrender as dr
 import phantoms
 from diffrender.errors import ImageError, SettingError
 from diffrender.pose import motion
-from diffrender.rays import march_torch, march_warp
 from diffrender.rays.field import Field, MarchSettings, Table
 from diffrender.rays.march import march, march_weights, samples_along
 
