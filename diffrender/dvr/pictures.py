@@ -1,19 +1,22 @@
 """Colour pictures in files: straight alpha in 8 bits there, premultiplied in memory."""
 
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from torch import Tensor
 
-from diffrender.errors import ImageError, PathError
+from diffrender.errors import ImageError, LabelError, PathError
 from diffrender.io.files import found
 from diffrender.io.whole import write_whole
 
 LEVELS = 255
+ALIKE = 12  # of 255: as far as a paint program or a colour profile moves a flat colour
+CHOSEN = 40  # px of one and the same colour, which no soft edge has
 
 
 def write_picture(path: str | Path, image: Float[Tensor, "4 h w"]) -> Path:
@@ -36,15 +39,41 @@ def read_picture(path: str | Path) -> Float[Tensor, "4 h w"]:
     return premultiplied(np.asarray(picture.convert("RGBA")))
 
 
-def read_ids(path: str | Path) -> UInt8[Tensor, "h w"]:
-    """Ids of a PNG of 8 bits: its greys, or the indices into its palette. Raises: PathError, ImageError."""
+def read_paint(path: str | Path, colours: Mapping[int, tuple[float, float, float]]) -> UInt8[Tensor, "h w"]:
+    """The ids of a paint, 0 where nothing is painted.
+
+    Args:
+        path: a PNG of 8 bits whose greys, or indices into its palette, are the ids; or a layer of colours, transparent
+            (without alpha: black) where nothing is painted, as paint programs write it.
+        colours: {id: red, green, blue}, sRGB display values 0..1, of the ids that have one.
+    Raises: PathError; LabelError for a colour that is none of `colours`; blends at the edges of strokes are no paint.
+    """
     picture = opened(path)
-    if picture.mode not in ("L", "P"):
-        raise ImageError(
-            f"{path} holds colours or other greys (mode {picture.mode}), not ids. Paint is a PNG of 8 bit greys, or "
-            "one with a palette, whose numbers are the ids of the roles; save it so."
+    if picture.mode in ("L", "P"):
+        return torch.from_numpy(np.array(picture))
+    pixels = np.asarray(picture.convert("RGBA")).astype(np.int16)
+    painted = (pixels[..., 3] >= LEVELS // 2) & (has_alpha(picture) | (pixels[..., :3].max(-1) > ALIKE))
+    ids, nearest = np.zeros(painted.shape, np.uint8), np.full(painted.shape, ALIKE + 1)
+    for number, colour in colours.items():
+        apart = np.abs(pixels[..., :3] - np.rint(np.array(colour) * LEVELS)).max(-1)
+        here = painted & (apart < nearest)
+        ids[here], nearest[here] = number, apart[here]
+    _refuse_strange(path, pixels[painted & (ids == 0)], int(painted.sum()))
+    return torch.from_numpy(ids)
+
+
+def _refuse_strange(path: str | Path, pixels: Integer[np.ndarray, "n 4"], painted: int) -> None:
+    """Colours of no role: blends where strokes end are many and rare, what somebody chose is one and frequent."""
+    if not len(pixels):
+        return
+    found, counts = np.unique(pixels[:, :3], axis=0, return_counts=True)
+    most = int(counts.argmax())
+    if counts[most] > CHOSEN or len(pixels) > painted / 2:
+        colour = "#" + "".join(f"{int(n):02x}" for n in found[most])
+        raise LabelError(
+            f"{path} is painted in {colour} on {counts[most]} pixels, and no role has this colour. Give a role the "
+            "colour you painted with, and save strokes as a layer of their own, transparent elsewhere."
         )
-    return torch.from_numpy(np.array(picture))
 
 
 def opened(path: str | Path) -> Image.Image:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from diffrender.camera import read_cameras
-from diffrender.dvr.pictures import read_ids, read_picture, write_ids, write_picture
+from diffrender.dvr.pictures import read_paint, read_picture, write_ids, write_picture
 from diffrender.dvr.transfer import read_transfer, write_transfer
 from diffrender.dvr.view import ROLES, Role, View, Views, field_through, render_views
 from diffrender.errors import InputError, LabelError, OutputError, PathError, SettingError, notify
@@ -43,8 +43,9 @@ def read_views(folder: str | Path) -> Views:
     """The views in a folder, as `write_views` or a person left them.
 
     It holds 0000.png, 0001.png, ... (RGBA, straight alpha), cameras.json (a list), transfer.json (what drew them),
-    volume.json (the CT: path as given, hash), and, where something is painted, paint/0000.png (ids; 8 bit greys or a
-    palette) and paint/roles.json: {id: {"name", "role", "colour": [r, g, b], "strength"}}.
+    volume.json (the CT: path as given, hash), and, where something is painted, paint/0000.png (ids as 8 bit greys or a
+    palette, or a layer in the roles' colours) and paint/roles.json: {id: {"name", "role", "colour": [r, g, b],
+    "strength"}}.
 
     Raises: PathError for what is missing or does not belong there, ImageError for pictures of wrong kind or size,
         LabelError for paint without a role, SettingError for a role that cannot be, GeometryError for a camera.
@@ -66,7 +67,7 @@ def read_views(folder: str | Path) -> Views:
         raise PathError(f"{paints[stray[0]]} belongs to no view: there are {len(cameras)}, from 0. Delete it.")
     roles = _read_roles(place / PAINT / MEANINGS, bool(paints))
     record = _read_json(place / VOLUME)
-    views = tuple(_read_view(place / _name(n), camera, paints.get(n)) for n, camera in enumerate(cameras))
+    views = tuple(_read_view(place / _name(n), camera, paints.get(n), roles) for n, camera in enumerate(cameras))
     try:
         return Views(
             views, read_transfer(place / TRANSFER), None, roles, Path(folder), record.get("path"), record.get("sha256"),
@@ -164,8 +165,10 @@ def _standing(views: Views, path: str, sha256: str | None = None) -> Path | None
     return next(same, next(iter(places), None))
 
 
-def _read_view(path: Path, camera: Any, paint: Path | None) -> View:
-    image, ids = read_picture(path), None if paint is None else read_ids(paint)
+def _read_view(path: Path, camera: Any, paint: Path | None, roles: Mapping[int, Role]) -> View:
+    image = read_picture(path)
+    colours = {number: role.colour for number, role in roles.items() if role.colour is not None}
+    ids = None if paint is None else read_paint(paint, colours)
     try:
         View(camera, image)
     except InputError as problem:

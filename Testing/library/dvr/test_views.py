@@ -135,6 +135,20 @@ def test_paint_with_a_palette_is_read_as_ids(folder):
     assert np.array_equal(read_views(folder).views[2].paint, ids)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "RGB"])
+def test_paint_in_the_colours_of_the_roles_is_read_as_ids(folder, mode):
+    layer = np.zeros((*SIZE, 4), np.uint8)
+    layer[..., :3] = 0 if mode == "RGB" else 200  # what is transparent has any colour
+    layer[2:9, 3:12] = (28, 176, 61, 255)  # (0.1, 0.7, 0.25), a little off
+    layer[9, 3:12] = (14, 88, 30, 120)  # the stroke's soft edge
+    layer[2, 3] = (90, 120, 60, 255)  # a blend with something else
+    Image.fromarray(layer[..., : len(mode)], mode).save(folder / "paint" / "0002.png")
+    ids = np.zeros(SIZE, np.uint8)
+    ids[2:9, 3:12] = 3
+    ids[2, 3] = 0
+    assert np.array_equal(read_views(folder).views[2].paint, ids)
+
+
 def test_writing_paint_alone_leaves_the_rest(folder):
     before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     paint = torch.full(SIZE, 9, dtype=torch.uint8)
@@ -199,9 +213,9 @@ BAD = {
         "paint/0001.png: The paint of a view has 20 x 34",
     ),
     "paint in colour": (
-        lambda f: _paint(f, np.zeros((*SIZE, 3), np.uint8)),
-        ImageError,
-        "paint/0001.png holds colours",
+        lambda f: _paint(f, np.full((*SIZE, 3), (240, 10, 10), np.uint8)),
+        LabelError,
+        "paint/0001.png is painted in #f00a0a on 714 pixels, and no role has this colour",
     ),
     "paint of 16 bits": (lambda f: _paint(f, np.zeros(SIZE, np.uint16)), ImageError, "16 bits"),
     "paint of no view": (
