@@ -5,6 +5,7 @@ channels are a vector of their own, so the eight voxels of a sample mix in eight
 vectors come out in halves and scalars, at a third of the speed.
 """
 
+LANES = {"values": 8, "table1": 16, "table2": 16}  # tables have the longer chain from a sample's place to its opacity
 NAMES = {"float16": "wp::half", "int16": "wp::int16", "float32": "wp::float32", "float64": "wp::float64"}
 
 # V: a number of each sample; I: an integer of each; C: the channels of a voxel.
@@ -32,11 +33,12 @@ TYPES = """
     #define ROLLED
 #else
     #pragma clang fp contract(on)
-    enum {{ B = 8 }};
-    typedef {real} V __attribute__((ext_vector_type(8)));
-    typedef int I __attribute__((ext_vector_type(8)));
+    enum {{ B = {lanes} }};
+    typedef {real} V __attribute__((ext_vector_type({lanes})));
+    typedef int I __attribute__((ext_vector_type({lanes})));
     typedef {real} C __attribute__((ext_vector_type({width})));
-    const V ramp = {{0, 1, 2, 3, 4, 5, 6, 7}};
+    typedef {real} D __attribute__((ext_vector_type(2 * {width})));
+    const V ramp = {{{ramp}}};
     #define LANE(v, n) v[n]
     #define INTEGER(v) __builtin_convertvector(v, I)
     #define REAL(v) __builtin_convertvector(v, V)
@@ -92,6 +94,8 @@ WEIGHTS = """
         const V shares[8] = {{
             gx * near, fx * near, gx * below, fx * below, gx * far, fx * far, gx * above, fx * above
         }};
+        const V yz[4] = {{near, below, far, above}}, sides[2] = {{gx, fx}};
+        const {real} (*beside)[B] = (const {real} (*)[B])yz, (*ends)[B] = (const {real} (*)[B])sides;
         // LANE of a vector in memory is a broadcast, in a register it is a permutation
         const {real} (*share)[B] = (const {real} (*)[B])shares;
 """
@@ -101,6 +105,7 @@ MIXED = """
         {{
             const wp::int64 size = ground.voxels.strides[0];
             const wp::int64 dx = by_x * size, dy = by_y * size, dz = by_z * size;
+{pairs}
             ROLLED for (int n = 0; n < B; ++n) {{
                 const char* at = (const char*)ground.voxels.data + cells[n] * size;
                 C v0, v1, v2, v3, v4, v5, v6, v7;
@@ -111,6 +116,21 @@ MIXED = """
                     + v4 * share[4][n] + v5 * share[5][n] + v6 * share[6][n] + v7 * share[7][n];
             }}
         }}
+"""
+# Where voxels are narrow and lie side by side, two neighbours in i are one vector.
+NEIGHBOURS = """
+#if !defined(__CUDA_ARCH__)
+            if (dx == {width} * sizeof({real})) {{
+                ROLLED for (int n = 0; n < B; ++n) {{
+                    const char* at = (const char*)ground.voxels.data + cells[n] * size;
+                    D v0, v1, v2, v3;
+                    COPY(&v0, at, sizeof(D)); COPY(&v1, at + dy, sizeof(D));
+                    COPY(&v2, at + dz, sizeof(D)); COPY(&v3, at + dz + dy, sizeof(D));
+                    v0 = v0 * beside[0][n] + v1 * beside[1][n] + v2 * beside[2][n] + v3 * beside[3][n];
+                    colours[n] = v0.lo * ends[0][n] + v0.hi * ends[1][n];
+                }}
+            }} else
+#endif
 """
 READ = {
     True: "    #define READ(into, from) LOAD(into, from)\n",
@@ -133,33 +153,60 @@ ABSORBED = """
         }}
 """
 JOINED = """
-        for (int n = 0; n < B; ++n) kappas[n] = colours[n][{width} - 1];
+        {{
+            V kappa;
+            for (int n = 0; n < B; ++n) LANE(kappa, n) = colours[n][{width} - 1];
+            COPY(kappas, &kappa, sizeof(kappas));
+        }}
 """
-# A number at each sample; its slopes too, for those who ask.
+# A number at each sample. Where neighbours in i lie side by side they come in pairs: sixteen loads become eight.
 NUMBER = """
         V {name};
         {{
-            {real} v[8][B];
+            V e0, e1, e2, e3, e4, e5, e6, e7;
             const wp::int64 s = ground.stride, dx = by_x * s, dy = by_y * s, dz = by_z * s;
-            for (int n = 0; n < B; ++n) {{
-                const {value}* at = ground.numbers.data + cells[n] * s + {offset};
-                v[0][n] = ({real})at[0];
-                v[1][n] = ({real})at[dx];
-                v[2][n] = ({real})at[dy];
-                v[3][n] = ({real})at[dy + dx];
-                at += dz;
-                v[4][n] = ({real})at[0];
-                v[5][n] = ({real})at[dx];
-                v[6][n] = ({real})at[dy];
-                v[7][n] = ({real})at[dy + dx];
+            const {value}* numbers = ground.numbers.data + {offset};
+{pairs}
+            {{
+                {real} v[8][B];
+                for (int n = 0; n < B; ++n) {{
+                    const {value}* at = numbers + cells[n] * s;
+                    v[0][n] = ({real})at[0];
+                    v[1][n] = ({real})at[dx];
+                    v[2][n] = ({real})at[dy];
+                    v[3][n] = ({real})at[dy + dx];
+                    at += dz;
+                    v[4][n] = ({real})at[0];
+                    v[5][n] = ({real})at[dx];
+                    v[6][n] = ({real})at[dy];
+                    v[7][n] = ({real})at[dy + dx];
+                }}
+                COPY(&e0, v[0], sizeof(V)); COPY(&e1, v[1], sizeof(V)); COPY(&e2, v[2], sizeof(V));
+                COPY(&e3, v[3], sizeof(V)); COPY(&e4, v[4], sizeof(V)); COPY(&e5, v[5], sizeof(V));
+                COPY(&e6, v[6], sizeof(V)); COPY(&e7, v[7], sizeof(V));
             }}
-            V e[8];
-            COPY(e, v, sizeof(v));
-            const V a = e[0] + fx * (e[1] - e[0]), b = e[2] + fx * (e[3] - e[2]);
-            const V c = e[4] + fx * (e[5] - e[4]), d = e[6] + fx * (e[7] - e[6]);
+            const V a = e0 + fx * (e1 - e0), b = e2 + fx * (e3 - e2);
+            const V c = e4 + fx * (e5 - e4), d = e6 + fx * (e7 - e6);
             const V low = a + fy * (b - a), top = c + fy * (d - c);
             {name} = low + fz * (top - low);
         }}
+"""
+PAIRS = """
+#if !defined(__CUDA_ARCH__)
+            typedef {value} P __attribute__((ext_vector_type(2)));
+            #define PAIR(n) P q##n; COPY(&q##n, row + cells[n], sizeof(P));
+            #define ROW(at, left, right) {{ \\
+                const {value}* row = at; \\
+                {load} \\
+                const auto both = {joined}; \\
+                left = REAL(__builtin_shufflevector(both, both, {even})); \\
+                right = REAL(__builtin_shufflevector(both, both, {odd})); }}
+            if (dx == 1) {{
+                ROW(numbers, e0, e1) ROW(numbers + dy, e2, e3) ROW(numbers + dz, e4, e5) ROW(numbers + dz + dy, e6, e7)
+            }} else
+            #undef PAIR
+            #undef ROW
+#endif
 """
 ENTRY = """
         const V at_{axis} = ({name} - ground.origin[{axis}]) * ground.scale[{axis}];
@@ -201,7 +248,7 @@ CLASSIFIED = {
 # 1 - exp(-x) to 2e-7 of itself: exp(-x) = 2^-k (1 + p), and p is a polynomial.
 OPACITY = {
     "float32": """
-        {real} alphas[B];
+        {real} alphas[B], visible[B];  // of a sample: its opacity, and that or dt
         {{
             V x, alpha;
             COPY(&x, kappas, sizeof(x));
@@ -219,15 +266,18 @@ OPACITY = {
             const V scale = BITS(bits);
             alpha = (1.0f - scale) - scale * p;
             COPY(alphas, &alpha, sizeof(alpha));
+            const V shown = weighted ? alpha : (V)(dt);
+            COPY(visible, &shown, sizeof(shown));
         }}
 """,
     "float64": """
-        {real} alphas[B];
+        {real} alphas[B], visible[B];
         for (int n = 0; n < B; ++n) {{
             const double x = kappas[n] * dt;
             double p = 1 - x / 6 * (1 - x / 7 * (1 - x / 8));
             p = x * (1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5 * p))));
             alphas[n] = x < 0.03 && x > -0.03 ? p : 1 - ::exp(-x);
+            visible[n] = weighted ? alphas[n] : dt;
         }}
 """,
 }
@@ -262,7 +312,7 @@ FORWARD = """
 {sample}
         const int count = stop - i < B ? stop - i : B;
         ROLLED for (int n = 0; n < count; ++n) {{
-            colour = colour + colours[n] * (left * (weighted ? alphas[n] : dt));
+            colour = colour + colours[n] * (left * visible[n]);
             left -= left * alphas[n];
         }}
         if (left < least) break;
@@ -288,7 +338,7 @@ BACKWARD = """
         }}
         ROLLED for (int n = 0; n < count; ++n) {{
             const {real} rest = left - left * alphas[n];
-            const {real} weight = left * (weighted ? alphas[n] : dt);
+            const {real} weight = left * visible[n];
             behind -= weight * towards[n];
             const {real} by_kappa = dt * ((weighted ? rest * towards[n] : zero) - behind + by_alpha);
             C by = g * weight;
@@ -307,6 +357,7 @@ INTO_VOXELS = """
             int mask = 0;
             if (low <= places[n] && places[n] < high) mask = near_side;
             if (low <= places[n] + 1 && places[n] + 1 < high) mask |= near_side ^ 0xFF;
+--
             const wp::int64 size = voxels.strides[0], dx = by_x * size, dy = by_y * size, dz = by_z * size;
             char* at = (char*)voxels.data + cells[n] * size;
             ADD(0, at) ADD(1, at + dx) ADD(2, at + dy) ADD(3, at + dy + dx)
@@ -352,6 +403,10 @@ INTO_TABLE = {
 }
 
 
+def _counted(numbers: range) -> str:
+    return ", ".join(map(str, numbers))
+
+
 class Loops:
     """The text of the loops for one kind of field; the arguments are those of `march_kernel.build`."""
 
@@ -364,7 +419,10 @@ class Loops:
             "value": NAMES[stored],
             "epsilon": "1.2e-16" if precise else "6.0e-8f",
         }
+        self.lanes = lanes = LANES[kind]
+        self.names |= {"lanes": lanes, "ramp": _counted(range(lanes))}
         self.straight = stored == self.arithmetic
+        self.narrow = not apart and width in (2, 4, 8)
 
     def forward(self, bits: int, edge: float) -> str:
         """From `begin` to `stop`; returns the colours and what is left of the ray."""
@@ -372,7 +430,8 @@ class Loops:
 
     def into_voxels(self) -> str:
         """The gradient in the voxels whose place on an axis is in [low, high)."""
-        return self._backward(PLACES, INTO_VOXELS + (INTO_KAPPAS if self.apart else ""))
+        mask, _, corners = INTO_VOXELS.partition("--\n")
+        return self._backward(PLACES, mask + corners + (INTO_KAPPAS if self.apart else ""))
 
     def into_table(self) -> str:
         """The gradient in the entries, from `base` on."""
@@ -406,13 +465,32 @@ class Loops:
         ]
         return "\n".join(["", *lines, ""])
 
+    def _pairs(self) -> str:
+        """Pairs of neighbours of all samples, put one behind the other, and taken apart again."""
+        parts, size = [f"q{n}" for n in range(self.lanes)], 2
+        while len(parts) > 1:
+            order = _counted(range(2 * size))
+            parts = [
+                f"__builtin_shufflevector({a}, {b}, {order})" for a, b in zip(parts[::2], parts[1::2], strict=True)
+            ]
+            size *= 2
+        load = " ".join(f"PAIR({n})" for n in range(self.lanes))
+        even, odd = (_counted(range(n, 2 * self.lanes, 2)) for n in (0, 1))
+        return PAIRS.format(**self.names, load=load, joined=parts[0], even=even, odd=odd)
+
     def _sample(self) -> str:
         text = CELLS + "        C colours[B];\n"
         kappas = "        {real} kappas[B];\n"
         if self.kind == "values":
-            text += WEIGHTS + MIXED + kappas + (ABSORBED if self.apart else JOINED)
+            text += (
+                WEIGHTS
+                + MIXED.replace("{pairs}", NEIGHBOURS if self.narrow and self.straight else "")
+                + kappas
+                + (ABSORBED if self.apart else JOINED)
+            )
             return (text + OPACITY[self.arithmetic]).format(**self.names)
         text = text.format(**self.names)
+        pairs = "" if self.names["value"] == NAMES["float16"] else self._pairs()
         for axis, offset in enumerate(("0", "ground.second")[: int(self.kind[-1])]):
-            text += (NUMBER + ENTRY).format(**self.names, name=f"number_{axis}", offset=offset, axis=axis)
+            text += (NUMBER + ENTRY).format(**self.names, name=f"number_{axis}", offset=offset, axis=axis, pairs=pairs)
         return text + (CLASSIFIED[self.kind] + kappas + JOINED + OPACITY[self.arithmetic]).format(**self.names)

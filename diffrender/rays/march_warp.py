@@ -17,7 +17,7 @@ from diffrender.rays.field import Field, Gradients, MarchSettings, Rays
 from diffrender.rays.pencil import PAD
 
 COLOURS = 16  # at once; more go through the volume in several passes
-SLAB = 32  # slices of a slab at least: the samples on its border are taken twice
+SLAB = 48  # slices of a slab at least: the samples on its border are taken twice
 SLABS = 8  # at most, so that a ray keeps little; the number does not depend on that of the threads
 TILE = 1024  # rays whose gradients in the table and the pose one thread sums, on the CPU
 TABLES = 2**20  # numbers in all the tables that threads keep of their own
@@ -105,8 +105,6 @@ def why_not(field: Field, settings: MarchSettings) -> str | None:
     """Why the kernels cannot serve this field, as one sentence; None once they are compiled and loaded for it."""
     if settings.accumulate != "alpha":
         return f"they accumulate alpha and not {settings.accumulate}."
-    if field.change is not None:
-        return "they know no change of a table."
     problem = warp_runtime.why_not(field.values)
     if problem is not None:
         return problem

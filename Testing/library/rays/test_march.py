@@ -360,8 +360,8 @@ def test_a_table_changed_in_place_is_seen_by_the_next_drawing():
 
 def test_results_are_the_same_bits_for_one_thread_and_two_and_from_run_to_run(threads):
     pytest.importorskip("warp")
-    size = (70, 66, 72)  # two slabs or more, whatever the axis
-    camera = camera_of(size=size, image_size=(66, 68))
+    size = (150, 26, 29)  # three slabs along k; and five tiles of rays
+    camera = camera_of(size=size, along=(0.2, 0.1, 1.0), image_size=(66, 68))
     for kind in ("values", "table1"):
         if kind == "values":
             make = lambda: Field(colours(4, size).float().requires_grad_(), OBLIQUE)  # noqa: E731
