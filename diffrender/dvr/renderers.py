@@ -114,7 +114,7 @@ RENDERERS: dict[str, Recipe] = {
         f"{_NETWORKS}:build_unet_s",
         "A small 3D U-Net that gives every voxel colour and opacity: the one to take without a GPU.",
         "voxels",
-        0.003,
+        0.01,
         4,
     ),
 }
