@@ -1,11 +1,10 @@
 """Baked volumes and learned tables as VTK's GPU mapper draws them, against our own drawing."""
 
-from functools import partial
-
 import dvr_scenes as scenes
 import torch
 from report import Result, Row, at_least
 
+from diffrender.camera import Camera
 from diffrender.dvr.bake import bake, transfer_of
 from diffrender.dvr.cases import Case
 from diffrender.dvr.renderer import Renderer, RendererSettings
@@ -23,10 +22,9 @@ SIZE = 200  # px
 ASKED = {"unet-s": 50.0, "lookup": 52.0}
 
 
-def baked() -> Result | None:
+def baked() -> Result:
     torch.set_num_threads(2)
     if (problem := why_not()) is not None:
-        print(problem)
         return Result([Row("VTK", "", f"not measured here: {problem}")])
     rows, figures = [], {}
     for where, volume in _volumes().items():
@@ -34,8 +32,7 @@ def baked() -> Result | None:
         for look in LOOKS:
             for name, asked in ASKED.items():
                 made = _trained(name, look, volume)
-                with torch.no_grad():
-                    ours = scenes.draw(made, volume, cameras)
+                ours = scenes.draw(made, volume, cameras)
                 theirs = _in_vtk(made, volume, cameras)
                 error = torch.stack([((a - b) ** 2).mean() for a, b in zip(ours, theirs, strict=True)]).mean()
                 found = -10 * float(error.log10())
@@ -43,10 +40,12 @@ def baked() -> Result | None:
                 rows.append(at_least(f"{where}, {look}: {name}, {what}", found, asked, " dB"))
                 figures[f"{where}, {look}, {name}"] = found
     notes = [
-        f"RGBA of {len(scenes.HELD_OUT_FROM)} views of {SIZE} x {SIZE} px on black: one sample a voxel, no shading, no "
-        "jitter. Both renderers begin as the preset and learn its shaded picture: "
-        f"unet-s for {SECONDS['unet-s']:g} s, lookup for {SECONDS['lookup']:g} s. The chest is that of 2.8 x 2.8 x 2.5 "
-        "mm (blocks of 2 x 2 averaged). VTK draws 8 bits, in software where there is no GPU."
+        (
+            f"RGBA of {len(scenes.HELD_OUT_FROM)} views of {SIZE} x {SIZE} px on black: one sample a voxel, no "
+            "shading, no jitter. Both renderers begin as the preset and learn its shaded picture: "
+            f"unet-s for {SECONDS['unet-s']:g} s, lookup for {SECONDS['lookup']:g} s. The chest is that of 2.8 x 2.8 "
+            "x 2.5 mm (blocks of 2 x 2 averaged). VTK draws 8 bits, in software where there is no GPU."
+        )
     ]
     return Result(rows, figures, notes)
 
@@ -66,10 +65,7 @@ def _trained(name: str, look: str, volume: Volume) -> Renderer:
     return train_on([Case(volume, tuple(targets))], settings).run().renderer
 
 
-def _in_vtk(made: Renderer, volume: Volume, cameras: list) -> torch.Tensor:
-    draw = partial(draw_in_vtk, volume, transfer_of(made)) if made.name == "lookup" else _baked_of(made, volume)
-    return draw(cameras)
-
-
-def _baked_of(made: Renderer, volume: Volume) -> partial:
-    return partial(draw_baked_in_vtk, bake(made, volume))
+def _in_vtk(made: Renderer, volume: Volume, cameras: list[Camera]) -> torch.Tensor:
+    if made.name == "lookup":
+        return draw_in_vtk(volume, transfer_of(made), cameras)
+    return draw_baked_in_vtk(bake(made, volume), cameras)

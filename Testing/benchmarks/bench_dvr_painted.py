@@ -42,7 +42,7 @@ def painted() -> Result:
 
 
 def _rows(case: str, found: dict[str, tuple[float, scenes.Spent]], seconds: float, promised: bool) -> list[Row]:
-    """All three in one row; where something is promised, what clusters and unet-s gain over lookup and what they take."""
+    """All three in one row; where something is promised, what clusters and unet-s gain over lookup, and their time."""
     scores = {name: score for name, (score, _) in found.items()}
     rows = []
     if promised:
@@ -82,14 +82,22 @@ def _made(name: str, drawing: RendererSettings, volume: Volume, asked: list[Targ
 def _notes(real: bool, held: list[Target], bone_held: list[Target]) -> list[str]:
     pixels, bone_pixels = (sum(int(target.painted.sum()) for target in targets) for targets in (held, bone_held))
     return [
-        f"{'ct-abdomenpelvis-totalseg (3 mm)' if real else 'The phantom (no CT is at hand)'}; views of 200 x 200 px, "
-        f"painted from the labels; PSNR of the painted pixels ({pixels}; ct-bone {bone_pixels}) of 4 held-out views, "
-        "painted likewise, but for a rim of 2 px.",
-        "The CT has no contrast: kidneys have 17 HU, the aorta 41, the liver 46. So the views are drawn translucent "
-        "(opacity of 1 mm: 0 at -40 HU, .004 at 0, .006 at 60, .02 at 120, .3 at 300), and a pixel is painted as kidney "
-        f"(yellow), aorta (red), left hip (green) or right hip (blue) where that is {scenes.THRESHOLD:.0%} or more of "
-        "what it shows: a person would paint so, though the picture has one colour for all that lies behind a pixel. "
-        "With ct-bone, half or more, only bone is seen, and the hips are yellow (left) and blue (right).",
-        f"lookup: {LOOKUP_SECONDS:g} s; unet-s: {UNET_SECONDS:g} s of {ASKED} translucent views, {OTHER_SECONDS:g} s "
-        "otherwise; rates and batches of the table of renderers. Seconds on the wall, with whatever else the machine did.",
+        (
+            f"{'ct-abdomenpelvis-totalseg (3 mm)' if real else 'The phantom (no CT is at hand)'}; views of 200 x 200 "
+            f"px, painted from the labels; PSNR of the painted pixels ({pixels}; ct-bone {bone_pixels}) of 4 held-out "
+            "views, painted likewise, but for a rim of 2 px."
+        ),
+        (
+            "The CT has no contrast: kidneys have 17 HU, the aorta 41, the liver 46. So the views are drawn "
+            "translucent (opacity of 1 mm: 0 at -40 HU, .004 at 0, .006 at 60, .02 at 120, .3 at 300), and a pixel is "
+            "painted as kidney (yellow), aorta (red), left hip (green) or right hip (blue) where that is "
+            f"{scenes.THRESHOLD:.0%} or more of what it shows: a person would paint so, though the picture has one "
+            "colour for all that lies behind a pixel. With ct-bone, half or more, only bone is seen, and the hips "
+            "are yellow (left) and blue (right)."
+        ),
+        (
+            f"lookup: {LOOKUP_SECONDS:g} s; unet-s: {UNET_SECONDS:g} s of {ASKED} translucent views, "
+            f"{OTHER_SECONDS:g} s otherwise; rates and batches of the table of renderers. Seconds on the wall, with "
+            "whatever else the machine did."
+        ),
     ]

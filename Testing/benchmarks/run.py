@@ -44,9 +44,17 @@ BENCHES = {
     "chords": Bench("bench_accuracy", "chords", 2),
     "gradients": Bench("bench_gradients", "gradients", 3),
     "batch": Bench("bench_gradients", "batch", 1),
+    "march": Bench("bench_march", "march", 8),
     "surface": Bench("bench_surface", "surface", 2),
     "diffdrr-picture": Bench("bench_accuracy", "picture", 1),
     "cuda": Bench("bench_cuda", "cuda", 2, with_peers=True),
+    "dvr-lookup": Bench("bench_dvr", "lookup", 2),
+    "dvr-annealing": Bench("bench_dvr", "annealing", 4),
+    "dvr-painted": Bench("bench_dvr_painted", "painted", 10),
+    "dvr-baked": Bench("bench_dvr_baked", "baked", 4),
+    "dvr-resume": Bench("bench_dvr_sure", "resume", 3),
+    "dvr-renderers": Bench("bench_dvr_sure", "renderers", 3),
+    "dvr-tables": Bench("dvr_tables", "tables", 15),
 }
 
 
