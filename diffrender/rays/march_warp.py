@@ -105,6 +105,8 @@ def why_not(field: Field, settings: MarchSettings) -> str | None:
     """Why the kernels cannot serve this field, as one sentence; None once they are compiled and loaded for it."""
     if settings.accumulate != "alpha":
         return f"they accumulate alpha and not {settings.accumulate}."
+    if field.change is not None:
+        return "they know no change of a table."
     problem = warp_runtime.why_not(field.values)
     if problem is not None:
         return problem
