@@ -40,7 +40,11 @@ def drawn(tmp_path_factory):
     """The page as `diffrender demo` writes it, on the torso, and what was told meanwhile."""
     folder, told = tmp_path_factory.mktemp("démo with spaces"), []
     path = demo.write_demo(
-        folder / "new", None, None, lambda progress, what: told.append((progress.done, progress.total, what))
+        folder / "new",
+        None,
+        None,
+        lambda progress, what: told.append((progress.done, progress.total, what)),
+        training=1.0,  # s: the least there is; how well it learns is no matter of this page
     )
     return path, Page(path), told
 
@@ -110,6 +114,15 @@ def test_the_figures_are_believable(drawn):
     # Linear interpolation has kinks at voxel borders and the phantom noise: a sign or an axis confused gives over 100.
     assert len(derivatives) == 6
     assert max(derivatives) < 5
+
+
+def test_the_preview_comes_closer_to_the_painting(drawn):
+    _, page, _ = drawn
+    before, preview = (
+        float(re.search(rf"painted pixels, {what}\s*([\d.]+) dB", page.text).group(1))
+        for what in ("before: the transfer function", r"instant preview \(clusters\)")
+    )
+    assert preview > before + 1  # dB, on a view that nothing was learned from
 
 
 def test_a_ct_of_the_users_with_labels_without_names(coarse, tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffrender.demo.case import Case
+from diffrender.demo.dvr import painted_views
 from diffrender.demo.engines import backends, batch
 from diffrender.demo.page import Section, page_of
 from diffrender.demo.radiographs import c_arm_views, intensity, patient, pose, projected_labels, views_of
@@ -21,6 +22,7 @@ def write_demo(
     labels: Path | None,
     progress: Callable[[Progress, str], None] | None = None,
     names: str | Path | None = None,
+    training: float = 30.0,
 ) -> Path:
     """Run every pipeline and write `folder`/index.html: one file that needs no other.
 
@@ -29,6 +31,7 @@ def write_demo(
         labels: its labels.
         progress: called before each section.
         names: the table of the labels' names, as `read_volume` takes it.
+        training: how long the renderer of the painted views is trained [s].
     Returns: the page.
     Raises: what reading and casting raise; OutputError where the page cannot be written.
     """
@@ -38,7 +41,7 @@ def write_demo(
     start = time.perf_counter()
     volume = torso() if ct is None else read_volume(ct, labels, names)
     subject = "a torso that the library draws itself" if ct is None else Path(ct).name
-    case = Case(volume, subject, time.perf_counter() - start)
+    case = Case(volume, subject, time.perf_counter() - start, training)
     sections: dict[str, Section] = {}
     for number, (name, make) in enumerate(SECTIONS.items(), 1):
         tell(Progress(number, total), name.replace("-", " ").capitalize())
@@ -63,4 +66,5 @@ SECTIONS: dict[str, Callable[[Case], Section]] = {
     "pose": pose,
     "backends": backends,
     "batch": batch,
+    "painting": painted_views,
 }
