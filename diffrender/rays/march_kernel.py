@@ -39,38 +39,40 @@ OPACITY = """
 
 
 @no_type_check  # shape checks in tests wrap what they see, and warp reads the source of what it compiles
-def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> SimpleNamespace:
+def build(kind: str, stored: str, beside: str, width: int, apart: bool, precise: bool) -> SimpleNamespace:
     """The kernels for one kind of field, a warp module of their own.
 
     Called once per configuration; warp keeps what it has compiled on disk.
 
     Args:
         kind: "values" where voxels hold colours and extinction; "table1", "table2" where they hold one or two numbers
-            that a table classifies.
+            that a table classifies, "changed" where they hold a number and what is changed of the table's.
         stored: the type of what voxels hold.
+        beside: the type of the change, which lies beside the numbers; else empty.
         width: of the vectors: the channels, less the extinction where that lies apart.
         apart: the extinction is read from an array of its own.
         precise: float64 arithmetic.
     """
     value = DTYPES[stored]
     real = wp.float64 if precise else wp.float32
-    plain = kind == "values"
+    plain, changed = kind == "values", kind == "changed"
+    lying = DTYPES[beside or stored]  # of the vectors
     last = width - 1
     modules = {}
 
     def module_of(kernel: str):
         # A module for each kernel, so that a function has one caller and is compiled into it.
-        name = f"diffrender_march_{kernel}_{kind}_{stored}_{width}{'a' * apart}{'_precise' * precise}"
+        name = f"diffrender_march_{kernel}_{kind}_{stored}{beside}_{width}{'a' * apart}{'_precise' * precise}"
         modules[kernel] = module = wp.get_module(name)
         for option, setting in OPTIONS:  # older versions of warp lack some
             if option in module.options:
                 module.options[option] = setting
         return module
 
-    loops = Loops(kind, stored, width, apart, precise)
+    loops = Loops(kind, stored, beside, width, apart, precise)
     zero, one = real(0.0), real(1.0)
     vec = wp.types.vector(length=width, dtype=real)
-    held = wp.types.vector(length=width, dtype=value)
+    held = wp.types.vector(length=width, dtype=lying)
     vec3 = wp.types.vector(length=3, dtype=real)
     state = wp.types.vector(length=width + 1, dtype=real)  # colours so far, and what is left of the ray
     vec6d = wp.types.vector(length=6, dtype=wp.float64)
@@ -86,7 +88,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
     @wp.struct
     class Ground:
         shape: wp.vec3i  # (k, j, i)
-        voxels: wp.array(dtype=held)  # colours, and extinction last unless it lies apart
+        voxels: wp.array(dtype=held)  # colours, and extinction last unless it lies apart; or the changes of them
         kappas: wp.array(dtype=value)
         numbers: wp.array(dtype=value)  # number a of voxel n at stride n + second a
         stride: int
@@ -194,7 +196,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
 
     @wp.func
     def wide(v: held):
-        if wp.static(value == real):
+        if wp.static(lying == real):
             return v
         w = vec()
         for c in range(wp.static(width)):
@@ -233,7 +235,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         # colours and extinction of a sample from the table
         x, _slopes = number(ground, s, m, f, 0)
         low, part, _slope = entry(ground, 0, x)
-        if wp.static(kind == "table1"):
+        if wp.static(kind != "table2"):
             below = ground.entries[low]
             return below + part * (ground.entries[low + 1] - below)
         y, _slopes2 = number(ground, s, m, f, 1)
@@ -270,6 +272,9 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
                 return c, absorbed(ground, s, m, f)
             return c, c[wp.static(last)]
         c = classified(ground, s, m, f)
+        if wp.static(changed):
+            change = mixed(ground, s, m, f)
+            return c + change, c[wp.static(last)] * change[wp.static(last)]
         return c, c[wp.static(last)]
 
     @wp.func_native(loops.forward(BLOCK_BITS, EDGE))
@@ -387,7 +392,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         # how the table's colours and extinction change with each of the numbers of a sample
         x, _slopes = number(ground, s, m, f, 0)
         low, part, slope = entry(ground, 0, x)
-        if wp.static(kind == "table1"):
+        if wp.static(kind != "table2"):
             return slope * (ground.entries[low + 1] - ground.entries[low]), vec()
         y, _slopes2 = number(ground, s, m, f, 1)
         low2, part2, slope2 = entry(ground, 1, y)
@@ -398,7 +403,7 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
         by_y = slope2 * ((e01 - e00) + part * ((e11 - e01) - (e10 - e00)))
         return by_x, by_y
 
-    if plain:
+    if plain or changed:
 
         @wp.func_native(loops.into_voxels())
         def into_voxels(
@@ -486,27 +491,30 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
                 behind = shown - before
             after = wp.dot(behind, g_ray)
             near_side = wp.where(axis == 0, 0x55, wp.where(axis == 1, 0x33, 0x0F))
-            if wp.static(plain):
-                into_voxels(
-                    ground,
-                    first,
-                    step,
-                    dt,
-                    weighted,
-                    begin,
-                    stop,
-                    left,
-                    after,
-                    g_ray,
-                    by_alpha,
-                    axis,
-                    near_side,
-                    low,
-                    high,
-                    voxels,
-                    kappas,
-                )
-            else:
+            if wp.static(plain or changed):  # noqa: SIM102 - warp leaves out a branch for a static condition alone
+                if voxels.shape[0] > 0:
+                    into_voxels(
+                        ground,
+                        first,
+                        step,
+                        dt,
+                        weighted,
+                        begin,
+                        stop,
+                        left,
+                        after,
+                        g_ray,
+                        by_alpha,
+                        axis,
+                        near_side,
+                        low,
+                        high,
+                        voxels,
+                        kappas,
+                    )
+            if wp.static(not plain):
+                if numbers.shape[0] == 0:
+                    stop = begin
                 for i in range(begin, stop):
                     p = place(shape, first, step, i)
                     x, fx = along(shape[2], p[0])
@@ -522,6 +530,9 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
                     after -= w * towards
                     by_colour = w * g_ray
                     by_colour[wp.static(last)] = dt * (wp.where(weighted != 0, rest * towards, zero) - after + by_alpha)
+                    if wp.static(changed):
+                        change = mixed(ground, s, m, f)
+                        by_colour[wp.static(last)] = by_colour[wp.static(last)] * change[wp.static(last)]
                     at_cell = wp.where(axis == 0, x, wp.where(axis == 1, y, z))
                     mask = wp.where(low <= at_cell and at_cell < high, near_side, 0)
                     mask += wp.where(low <= at_cell + 1 and at_cell + 1 < high, near_side ^ 0xFF, 0)
@@ -531,18 +542,26 @@ def build(kind: str, stored: str, width: int, apart: bool, precise: bool) -> Sim
     @wp.func
     def gradient(ground: Ground, s: wp.vec3i, m: int, f: vec3, by_colour: vec, by_kappa: real):
         # how a sample's share of sum(g image) changes with its place, along (i, j, k)
+        total = vec3()
+        by_voxel = by_colour
         if wp.static(not plain):
             _x, slopes = number(ground, s, m, f, 0)
             by_x, by_y = slopes_of(ground, s, m, f)
-            total = wp.dot(by_colour, by_x) * slopes
+            by_table = by_colour
+            if wp.static(changed):
+                c = classified(ground, s, m, f)
+                change = mixed(ground, s, m, f)
+                by_voxel[wp.static(last)] = by_kappa * c[wp.static(last)]
+                by_table[wp.static(last)] = by_kappa * change[wp.static(last)]
+            total += wp.dot(by_table, by_x) * slopes
             if wp.static(kind == "table2"):
                 _y, slopes2 = number(ground, s, m, f, 1)
                 total += wp.dot(by_colour, by_y) * slopes2
-            return total
-        total = vec3()
+            if wp.static(not changed):
+                return total
         for corner in range(8):
             v = voxel(s, m, corner)
-            e = wp.dot(wide(ground.voxels[v]), by_colour)
+            e = wp.dot(wide(ground.voxels[v]), by_voxel)
             if wp.static(apart):
                 e += real(ground.kappas[v]) * by_kappa
             x = wp.where((corner & 1) == 0, one - f[0], f[0])

@@ -5,7 +5,12 @@ channels are a vector of their own, so the eight voxels of a sample mix in eight
 vectors come out in halves and scalars, at a third of the speed.
 """
 
-LANES = {"values": 8, "table1": 16, "table2": 16}  # tables have the longer chain from a sample's place to its opacity
+LANES = {
+    "values": 8,
+    "table1": 16,
+    "table2": 16,
+    "changed": 8,
+}  # tables have the longer chain from a sample's place to its opacity
 NAMES = {"float16": "wp::half", "int16": "wp::int16", "float32": "wp::float32", "float64": "wp::float64"}
 
 # V: a number of each sample; I: an integer of each; C: the channels of a voxel.
@@ -100,7 +105,7 @@ WEIGHTS = """
         const {real} (*share)[B] = (const {real} (*)[B])shares;
 """
 
-# Colours and extinction of the samples of a batch: `colours`, `kappas`.
+# Colours and extinction of the samples of a batch: `colours`, `kappas`; or `changes` of them.
 MIXED = """
         {{
             const wp::int64 size = ground.voxels.strides[0];
@@ -112,7 +117,7 @@ MIXED = """
                 READ(v0, at) READ(v1, at + dx) READ(v2, at + dy) READ(v3, at + dy + dx)
                 at += dz;
                 READ(v4, at) READ(v5, at + dx) READ(v6, at + dy) READ(v7, at + dy + dx)
-                colours[n] = v0 * share[0][n] + v1 * share[1][n] + v2 * share[2][n] + v3 * share[3][n]
+                {into}[n] = v0 * share[0][n] + v1 * share[1][n] + v2 * share[2][n] + v3 * share[3][n]
                     + v4 * share[4][n] + v5 * share[5][n] + v6 * share[6][n] + v7 * share[7][n];
             }}
         }}
@@ -127,7 +132,7 @@ NEIGHBOURS = """
                     COPY(&v0, at, sizeof(D)); COPY(&v1, at + dy, sizeof(D));
                     COPY(&v2, at + dz, sizeof(D)); COPY(&v3, at + dz + dy, sizeof(D));
                     v0 = v0 * beside[0][n] + v1 * beside[1][n] + v2 * beside[2][n] + v3 * beside[3][n];
-                    colours[n] = v0.lo * ends[0][n] + v0.hi * ends[1][n];
+                    {into}[n] = v0.lo * ends[0][n] + v0.hi * ends[1][n];
                 }}
             }} else
 #endif
@@ -135,7 +140,7 @@ NEIGHBOURS = """
 READ = {
     True: "    #define READ(into, from) LOAD(into, from)\n",
     False: "    #define READ(into, from) "
-    "for (int r = 0; r < {width}; ++r) into[r] = ({real})((const {value}*)(from))[r];\n",
+    "for (int r = 0; r < {width}; ++r) into[r] = ({real})((const {lying}*)(from))[r];\n",
 }
 ABSORBED = """
         {{
@@ -244,6 +249,17 @@ CLASSIFIED = {
         }}
 """,
 }
+
+# What a change makes of a table's colours and extinction.
+CHANGED = """
+        {real} kappas[B], gains[B], untouched[B];
+        ROLLED for (int n = 0; n < B; ++n) {{
+            untouched[n] = colours[n][{width} - 1];
+            gains[n] = changes[n][{width} - 1];
+            kappas[n] = untouched[n] * gains[n];
+            colours[n] = colours[n] + changes[n];
+        }}
+"""
 
 # 1 - exp(-x) to 2e-7 of itself: exp(-x) = 2^-k (1 + p), and p is a polynomial.
 OPACITY = {
@@ -410,18 +426,19 @@ def _counted(numbers: range) -> str:
 class Loops:
     """The text of the loops for one kind of field; the arguments are those of `march_kernel.build`."""
 
-    def __init__(self, kind: str, stored: str, width: int, apart: bool, precise: bool):
+    def __init__(self, kind: str, stored: str, beside: str, width: int, apart: bool, precise: bool):
         self.kind, self.width, self.apart = kind, width, apart
         self.arithmetic = "float64" if precise else "float32"
         self.names = {
             "width": width,
             "real": NAMES[self.arithmetic],
             "value": NAMES[stored],
+            "lying": NAMES[beside or stored],
             "epsilon": "1.2e-16" if precise else "6.0e-8f",
         }
         self.lanes = lanes = LANES[kind]
         self.names |= {"lanes": lanes, "ramp": _counted(range(lanes))}
-        self.straight = stored == self.arithmetic
+        self.straight = (beside or stored) == self.arithmetic
         self.narrow = not apart and width in (2, 4, 8)
 
     def forward(self, bits: int, edge: float) -> str:
@@ -430,15 +447,18 @@ class Loops:
 
     def into_voxels(self) -> str:
         """The gradient in the voxels whose place on an axis is in [low, high)."""
+        factor = " * untouched[n]" if self.kind == "changed" else ""
         mask, _, corners = INTO_VOXELS.partition("--\n")
-        return self._backward(PLACES, mask + corners + (INTO_KAPPAS if self.apart else ""))
+        return self._backward(PLACES, factor, mask + corners + (INTO_KAPPAS if self.apart else ""))
 
     def into_table(self) -> str:
         """The gradient in the entries, from `base` on."""
-        return self._backward("", INTO_TABLE[self.kind])
+        if self.kind == "changed":
+            return self._backward("", " * gains[n]", INTO_TABLE["table1"])
+        return self._backward("", "", INTO_TABLE[self.kind])
 
-    def _backward(self, more: str, spread: str) -> str:
-        joined = "" if self.apart else f"by[{self.width - 1}] = by_kappa;"
+    def _backward(self, more: str, factor: str, spread: str) -> str:
+        joined = "" if self.apart else f"by[{self.width - 1}] = by_kappa{factor};"
         spread = spread.format(**self.names)
         return self._whole(BACKWARD, sample=self._sample() + more, dot=self._dot(), joined=joined, spread=spread)
 
@@ -478,19 +498,20 @@ class Loops:
         even, odd = (_counted(range(n, 2 * self.lanes, 2)) for n in (0, 1))
         return PAIRS.format(**self.names, load=load, joined=parts[0], even=even, odd=odd)
 
+    def _mixed(self) -> str:
+        return MIXED.replace("{pairs}", NEIGHBOURS if self.narrow and self.straight else "")
+
     def _sample(self) -> str:
         text = CELLS + "        C colours[B];\n"
         kappas = "        {real} kappas[B];\n"
         if self.kind == "values":
-            text += (
-                WEIGHTS
-                + MIXED.replace("{pairs}", NEIGHBOURS if self.narrow and self.straight else "")
-                + kappas
-                + (ABSORBED if self.apart else JOINED)
-            )
-            return (text + OPACITY[self.arithmetic]).format(**self.names)
+            text += WEIGHTS + self._mixed() + kappas + (ABSORBED if self.apart else JOINED)
+            return (text + OPACITY[self.arithmetic]).format(**self.names, into="colours")
         text = text.format(**self.names)
         pairs = "" if self.names["value"] == NAMES["float16"] else self._pairs()
-        for axis, offset in enumerate(("0", "ground.second")[: int(self.kind[-1])]):
+        for axis, offset in enumerate(("0", "ground.second") if self.kind == "table2" else ("0",)):
             text += (NUMBER + ENTRY).format(**self.names, name=f"number_{axis}", offset=offset, axis=axis, pairs=pairs)
+        if self.kind == "changed":
+            rest = CLASSIFIED["table1"] + WEIGHTS + "        C changes[B];\n" + self._mixed() + CHANGED
+            return text + (rest + OPACITY[self.arithmetic]).format(**self.names, into="changes")
         return text + (CLASSIFIED[self.kind] + kappas + JOINED + OPACITY[self.arithmetic]).format(**self.names)

@@ -58,12 +58,12 @@ def adjoint(
     derivatives = torch.from_numpy(rays.pencil.matrices[1:])
     in_camera = torch.from_numpy(rays.pencil.camera_directions())
     in_camera = in_camera / in_camera.norm(dim=1, keepdim=True)
-    values, entries, change = (
-        leaf if leaf is None else leaf.detach().requires_grad_(place is not None)
-        for leaf, place in zip(_leaves(field), (out.values, out.entries, out.change), strict=True)
+    values, entries, change = _leaves(field)
+    leaves = (
+        values.detach().requires_grad_(out.values is not None),
+        None if entries is None else entries.detach().requires_grad_(out.entries is not None),
+        None if change is None else change.detach().requires_grad_(out.change is not None),
     )
-    assert values is not None
-    leaves = (values, entries, change)
     for part, source, directions in _parts(field, rays):
         with torch.enable_grad():
             source, directions = (t.requires_grad_(out.pose is not None) for t in (source, directions))

@@ -35,6 +35,8 @@ def draw(
         skip: leave out blocks of the field that show nothing: what is left is the same to the last bit.
     """
     image = torch.empty((rays.pencil.count, field.channels), dtype=field.real, device=field.values.device)
+    if not settings.weighted and field.change is not None:
+        skip = False  # what is transparent counts as well, and a change may colour it
     reach = _reach(field, settings.weighted) if skip else torch.empty((0, 0, 0), dtype=torch.uint8, device=image.device)
     blocks = _wp().vec3i(*reach.shape)
     for part in _parts(field, keep=True):
@@ -52,7 +54,9 @@ def project(field: Field, rays: Rays, settings: MarchSettings) -> tuple[Float[Te
     """The image, and what `adjoint` needs of this pass: the image, and each ray's state where it enters a slab."""
     on, count = field.values.device, rays.pencil.count
     image = torch.empty((count, field.channels), dtype=field.real, device=on)
-    axis, slabs = _slabs(field, rays) if field.values.requires_grad else (0, 1)
+    lying = (field.values, field.change)
+    wanted = any(part is not None and part.requires_grad for part in lying)
+    axis, slabs = _slabs(field, rays) if wanted else (0, 1)
     states, none = [], _array(torch.empty(0, dtype=torch.uint8, device=on))
     for part in _parts(field, keep=False):
         kept = torch.empty(slabs * count * (part.key.width + 1) if slabs > 1 else 0, dtype=field.real, device=on)
@@ -76,8 +80,8 @@ def adjoint(
     for part, state in zip(_parts(field, keep=False), states, strict=True):
         common = [part.ground, part.view(rays), int(settings.weighted)]
         ends = [_array(image.view(-1)), _array(g_rays.view(-1)), float(part.first == 0)]
-        if out.values is not None:
-            _adjoint_values(field, rays, part, common, ends, (axis, slabs, state), out.values)
+        if out.values is not None or out.change is not None:
+            _adjoint_lattice(field, rays, part, common, ends, (axis, slabs, state), out)
         if out.entries is not None:
             _adjoint_entries(part, common, ends, rays.pencil.count, out.entries)
         if out.pose is not None:
@@ -105,8 +109,6 @@ def why_not(field: Field, settings: MarchSettings) -> str | None:
     """Why the kernels cannot serve this field, as one sentence; None once they are compiled and loaded for it."""
     if settings.accumulate != "alpha":
         return f"they accumulate alpha and not {settings.accumulate}."
-    if field.change is not None:
-        return "they know no change of a table."
     problem = warp_runtime.why_not(field.values)
     if problem is not None:
         return problem
@@ -120,12 +122,18 @@ class _Key:
 
     kind: str
     stored: str
+    beside: str
     width: int
     apart: bool
     precise: bool
 
     def __str__(self) -> str:
-        what = {"values": "colours", "table1": "numbers and a table", "table2": "pairs of numbers and a table"}
+        what = {
+            "values": "colours",
+            "table1": "numbers and a table",
+            "table2": "pairs of numbers and a table",
+            "changed": f"numbers, a table and its change in {self.beside}",
+        }
         return f"{self.width + self.apart} channels ({what[self.kind]}, {self.stored})"
 
 
@@ -162,24 +170,28 @@ def _keys(field: Field) -> list[tuple[_Key, int]]:
     colours, precise = field.channels - 1, field.real == torch.float64
     stored = str(field.values.dtype).removeprefix("torch.")
     kind = "values" if field.table is None else f"table{field.table.entries.ndim - 1}"
+    beside = ""
+    if field.change is not None:
+        kind, beside = "changed", str(field.change.dtype).removeprefix("torch.")
     apart = kind == "values" and field.channels > COLOURS
     blocks = [(first, min(COLOURS, colours - first)) for first in range(0, colours, COLOURS)] or [(0, 0)]
-    return [(_Key(kind, stored, count + (not apart), apart, precise), first) for first, count in blocks]
+    return [(_Key(kind, stored, beside, count + (not apart), apart, precise), first) for first, count in blocks]
 
 
 def _parts(field: Field, keep: bool) -> list[_Part]:
-    packed = _packed(field, keep) if field.table is None else None
+    packed = _packed(field, keep) if field.table is None or field.change is not None else None
     return [_Part(field, key, first, _ground(field, key, first, packed)) for key, first in _keys(field)]
 
 
 def _packed(field: Field, keep: bool) -> Tensor:
-    """The values as (voxel, channel) side by side: a view where they lie so already, else a copy."""
-    last = field.values.detach().movedim(0, -1)
+    """The values, or their change, as (voxel, channel) side by side: a view where they lie so already, else a copy."""
+    values = field.values if field.change is None else field.change
+    last = values.detach().movedim(0, -1)
     if last.is_contiguous():
         return last.reshape(-1, field.channels)
     if not keep:
         return last.contiguous().view(-1, field.channels)
-    state = ("packed", field.values._version)
+    state = ("packed", values._version)
     if field.kept.get("packed of") != state:
         field.kept["packed"], field.kept["packed of"] = last.contiguous().view(-1, field.channels), state
     return field.kept["packed"]
@@ -190,15 +202,15 @@ def _ground(field: Field, key: _Key, first: int, packed: Tensor | None) -> Any:
     ground = kernels.Ground()
     ground.shape = _wp().vec3i(*field.shape)
     if packed is not None:
-        ground.voxels = _vectors(packed[:, first : first + key.width], kernels.held, kernels.value)
-        if key.apart:
-            ground.kappas = _vectors(packed[:, -1], kernels.value, kernels.value)
+        ground.voxels = _vectors(_block(packed, key, first), kernels.held, kernels.value)
+    if key.apart and packed is not None:
+        ground.kappas = _vectors(packed[:, -1], kernels.value, kernels.value)
+    if field.table is None:
         return ground
-    assert field.table is not None
     values = field.values.detach()
     numbers, stride, second = _numbers(values)
     ground.numbers, ground.stride, ground.second = _array(numbers), stride, second
-    entries = _entries(field, first, key).reshape(-1, key.width)
+    entries = _entries(field, key, first).reshape(-1, key.width)
     ground.entries = _vectors(entries, kernels.vec, kernels.real)
     bins = field.table.entries.shape[:-1]
     ground.bins = _wp().vec2i(*bins, *[1] * (2 - len(bins)))
@@ -209,12 +221,16 @@ def _ground(field: Field, key: _Key, first: int, packed: Tensor | None) -> Any:
     return ground
 
 
-def _entries(field: Field, first: int, key: _Key) -> Tensor:
+def _entries(field: Field, key: _Key, first: int) -> Tensor:
     assert field.table is not None
-    entries = field.table.entries.detach().to(field.real)
-    if field.channels == key.width:
-        return entries.contiguous()
-    return torch.cat([entries[..., first : first + key.width - 1], entries[..., -1:]], dim=-1)
+    return _block(field.table.entries.detach().to(field.real), key, first).contiguous()
+
+
+def _block(values: Tensor, key: _Key, first: int) -> Tensor:
+    """A block's colours of (..., channel), with what stands last unless that lies apart."""
+    if key.apart or values.shape[-1] == key.width:
+        return values[..., first : first + key.width]
+    return torch.cat([values[..., first : first + key.width - 1], values[..., -1:]], dim=-1)
 
 
 def _numbers(values: Tensor) -> tuple[Tensor, int, int]:
@@ -226,41 +242,61 @@ def _numbers(values: Tensor) -> tuple[Tensor, int, int]:
     return values.contiguous().view(-1), 1, values[0].numel()
 
 
-def _adjoint_values(
+def _adjoint_lattice(
     field: Field,
     rays: Rays,
     part: _Part,
     common: list[Any],
     ends: list[Any],
     slabs: tuple[int, int, Tensor],
-    out: Tensor,
+    out: Gradients,
 ) -> None:
+    """Into what lies on the lattice: colours and extinction, or numbers and their change."""
     kernels, (axis, number, state) = _kernels(part.key), slabs
     image, g, g_alpha = ends
-    none = torch.empty((0, part.key.width), dtype=field.real, device=out.device)
+    on = field.values.device
+    none = torch.empty((0, part.key.width), dtype=field.real, device=on)
     voxels, kappas, numbers = none, none.view(-1), none.view(-1)
-    direct = out.movedim(0, -1).is_contiguous()
-    if field.table is None:
-        buffer = out.movedim(0, -1).reshape(-1, field.channels) if direct else out.new_zeros(out[0].numel(), len(out))
-        voxels, kappas = buffer[:, part.first : part.first + part.key.width], buffer[:, -1]
-    else:
-        numbers = buffer = _numbers(out)[0]
+    by_number = None if field.table is None else out.values
+    into = out.values if field.table is None else out.change
+    direct, buffer = True, none
+    if into is not None:
+        direct, buffer = _buffer(into, part)
+        voxels = _block(buffer, part.key, part.first) if direct or part.key.apart else buffer
+        kappas = buffer[:, -1]
+    if by_number is not None:
+        numbers = _numbers(by_number)[0]
     where = [_vectors(voxels, kernels.vec, kernels.real), _vectors(kappas, kernels.real, kernels.real), _array(numbers)]
 
     def launch(low: int, high: int) -> None:
         span = [axis, number, low, high, rays.pencil.count, field.channels, part.first]
         part.launch("adjoint_voxels", rays.pencil.count, [*common, *span, image, _array(state), g, g_alpha, *where])
 
-    threads = min(number, torch.get_num_threads()) if out.device.type == "cpu" else 1
+    threads = min(number, torch.get_num_threads()) if on.type == "cpu" else 1
     bounds = np.linspace(0, number, threads + 1).astype(int).tolist()
     warp_runtime.at_once([lambda low=low, high=high: launch(low, high) for low, high in itertools.pairwise(bounds)])
-    if field.table is None and not direct:
-        out.add_(buffer.view(*out.shape[1:], -1).movedim(-1, 0))
+    if by_number is not None and numbers.data_ptr() != by_number.data_ptr():  # of numbers that lie in another order
+        by_number.add_(numbers.view(by_number.shape))
+    if into is not None and not direct:
+        found = buffer.view(*field.shape, -1).movedim(-1, 0)
+        if len(found) == len(into):
+            into.add_(found)
+        else:
+            into[part.colours()].add_(found[:-1])
+            into[-1].add_(found[-1])
+
+
+def _buffer(out: Tensor, part: _Part) -> tuple[bool, Tensor]:
+    """Where a gradient in (channel, k, j, i) is gathered as (voxel, channel): there itself if it lies so."""
+    whole = part.key.apart or part.key.width == len(out)
+    if whole and out.movedim(0, -1).is_contiguous():
+        return True, out.movedim(0, -1).reshape(-1, len(out))
+    return False, out.new_zeros(out[0].numel(), len(out) if whole else part.key.width)
 
 
 def _adjoint_entries(part: _Part, common: list[Any], ends: list[Any], count: int, out: Tensor) -> None:
     field, kernels, on = part.field, _kernels(part.key), out.device
-    entries = _entries(field, part.first, part.key)
+    entries = _entries(field, part.key, part.first)
     on_cpu = on.type == "cpu"
     tile = max(TILE, -(-count * entries.numel() // TABLES)) if on_cpu else 1
     tiles = -(-count // tile)
@@ -331,7 +367,7 @@ def _launch(key: _Key, kernel: str, count: int, arguments: list[Any], device: to
 def _kernels(key: _Key) -> Any:
     from diffrender.rays import march_kernel
 
-    return march_kernel.build(key.kind, key.stored, key.width, key.apart, key.precise)
+    return march_kernel.build(key.kind, key.stored, key.beside, key.width, key.apart, key.precise)
 
 
 def _vectors(tensor: Tensor, dtype: Any, scalar: Any) -> Any:

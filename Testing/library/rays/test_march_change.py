@@ -12,7 +12,9 @@ import diffrender as dr
 import phantoms
 from diffrender.errors import ImageError, SettingError
 from diffrender.pose import motion
-from diffrender.rays.field import Field, MarchSettings, Table
+from diffrender.rays import march_warp
+from diffrender.rays.aim import Lattice, aim
+from diffrender.rays.field import Field, MarchSettings, Rays, Table
 from diffrender.rays.march import march, march_weights, samples_along
 
 SIZE = (26, 23, 28)  # (k, j, i)
@@ -238,6 +240,89 @@ def test_stored_types(backend):
             wide = dataclasses.replace(stored, values=stored.values.double(), change=change.detach().double())
             # 3e-5 voxels off, a number is 1e-2 HU off, a bin is 14 HU wide
             assert off(image.detach(), march(wide, camera, MarchSettings(backend="torch"))) < 1e-4
+
+
+@pytest.mark.parametrize("channels", [2, 17, 21])
+def test_any_number_of_channels(channels):
+    pytest.importorskip("warp")
+    camera, grads = camera_of(image_size=(9, 8)), []
+    for backend in ("torch", "warp"):
+        for lay in LAYS.values() if backend == "warp" else (lambda t: t,):
+            field, leaves = with_leaves(field_of(torch.float32, channels=channels))
+            leaves["change"] = lay(field.change.detach()).requires_grad_()
+            field = dataclasses.replace(field, change=leaves["change"])
+            image = march(field, camera, MarchSettings(backend=backend), leaves["xi"])
+            (image * noise(*image.shape, seed=6).float()).sum().backward()
+            grads.append({"image": image.detach()} | {name: leaf.grad for name, leaf in leaves.items()})
+    for found in grads[1:]:
+        # samples at the edges of bins and faces, as above
+        tolerances = {"image": 1e-4, "values": 2e-2, "entries": 2e-3, "change": 1e-3, "xi": 2e-2}
+        assert all(off(found[name], grads[0][name]) < tolerance for name, tolerance in tolerances.items())
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_numbers_may_lie_in_any_order(backend, changed):
+    camera, field, settings = camera_of(), field_of(changed=changed), MarchSettings(backend=backend)
+    leaf = field.values.clone().requires_grad_()
+    march(dataclasses.replace(field, values=leaf), camera, settings).sum().backward()
+    turned = field.values.transpose(0, 2).contiguous().transpose(0, 2).requires_grad_()
+    march(dataclasses.replace(field, values=turned), camera, settings).sum().backward()
+    assert turned.grad.abs().max() > 0
+    assert torch.equal(turned.grad, leaf.grad)
+
+
+@pytest.mark.parametrize("way", WAYS[::2])
+def test_slabs_meet_the_twin(way):
+    pytest.importorskip("warp")
+    for size in ((130, 20, 22), (22, 20, 130)):
+        camera, grads = camera_of(size, way, (12, 13)), []
+        for backend in ("torch", "warp"):
+            field, leaves = with_leaves(field_of(size=size))
+            image = march(field, camera, MarchSettings(backend=backend))
+            (image * noise(*image.shape)).sum().backward()
+            grads.append(leaves)
+        assert off(grads[1]["change"].grad, grads[0]["change"].grad) < 1e-9
+        assert off(grads[1]["values"].grad, grads[0]["values"].grad) < 1e-9
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_skipping_what_the_table_leaves_empty_changes_no_bit(weighted):
+    pytest.importorskip("warp")
+    size = (60, 67, 73)
+    solid = torch.zeros(size, dtype=torch.float64)
+    solid[10:14, 20:25, 30:40] = 0.2
+    solid[40:50, 50:60, 3:20] = 0.5
+    solid[20:30, -8:, -8:] = 1.0
+    entries = table(100)
+    entries[:60, 3] = 0
+    numbers = torch.where(solid > 0, 100 * solid, -100 * noise(*size)).float()
+    field = Field(numbers, OBLIQUE, Table(entries.float(), ((-120.0, 90.0),)), change_of(size=size).float())
+    settings = MarchSettings(sampling_rate=1.3, weighted=weighted, backend="warp")
+    brightest = []
+    for along in WAYS:
+        (pencil,) = aim(Lattice(OBLIQUE, size), camera_of(size, along)).pencils
+        rays = Rays(pencil, field.voxel_size / 1.3, 1.0)
+        whole = march_warp.project(field, rays, settings)[0]
+        brightest.append(float(whole.abs().max()))
+        assert torch.equal(march_warp.draw(field, rays, settings, least=0.0), whole)
+        # what is left of a ray at its end, times the colour behind: one sample's, or in the literal mode many
+        assert (march_warp.draw(field, rays, settings) - whole).abs().max() <= 2e-3 * (1 if weighted else 40)
+    assert max(brightest) > 0.5
+    if weighted:
+        assert (field.kept["reach"] == 0).float().mean() < 0.2
+
+
+def test_results_are_the_same_bits_for_one_thread_and_two_and_from_run_to_run(threads):
+    pytest.importorskip("warp")
+    size, results = (98, 97, 99), []  # two slabs or more, whatever the axis
+    for count in (1, 2, 2):
+        threads(count)
+        field, leaves = with_leaves(field_of(torch.float32, size=size))
+        image = march(field, camera_of(size, image_size=(66, 68)), MarchSettings(backend="warp"), leaves["xi"])
+        (image * image).sum().backward()
+        results.append([image.detach(), *(leaf.grad for leaf in leaves.values())])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_what_does_not_fit_is_said():
