@@ -16,7 +16,7 @@ from diffrender.dvr.vtk_view import draw_baked_in_vtk, draw_in_vtk, why_not
 from diffrender.volume import Volume
 
 LOOKS = ("ct-bone", "ct-soft-tissue")
-SECONDS = {"unet-s": 20.0, "lookup": 10.0}  # of training, so that it is no transfer function of ours any more
+SECONDS = {"unet-s": 12.0, "lookup": 6.0}  # of training, so that it is no transfer function of ours any more
 LEARNED = (96, 4)  # px, views
 SIZE = 200  # px
 ASKED = {"unet-s": 50.0, "lookup": 52.0}
