@@ -37,7 +37,11 @@ def draw(
     image = torch.empty((rays.pencil.count, field.channels), dtype=field.real, device=field.values.device)
     if not settings.weighted and field.change is not None:
         skip = False  # what is transparent counts as well, and a change may colour it
-    reach = _reach(field, settings.weighted) if skip else torch.empty((0, 0, 0), dtype=torch.uint8, device=image.device)
+    # The map of what is empty costs about what it saves in one drawing: it is made for the second.
+    seen = field.kept.setdefault("drawn", 0)
+    field.kept["drawn"] = seen + 1
+    nowhere = torch.empty((0, 0, 0), dtype=torch.uint8, device=image.device)
+    reach = _reach(field, settings.weighted) if skip and seen else nowhere
     blocks = _wp().vec3i(*reach.shape)
     for part in _parts(field, keep=True):
         view = part.view(rays)

@@ -351,7 +351,9 @@ def test_a_table_changed_in_place_is_seen_by_the_next_drawing():
     pytest.importorskip("warp")
     field, camera, settings = hollow("table1"), camera_of(size=(60, 67, 73)), MarchSettings(backend="warp")
     assert field.table is not None
-    before = march(field, camera, settings)
+    march(field, camera, settings)
+    before = march(field, camera, settings)  # the second drawing knows what is empty
+    assert "reach" in field.kept
     field.table.entries[:, 3] = 0.01  # what was empty is so no longer
     after = march(field, camera, settings)
     assert off(after, judge(field, camera, field.voxel_size)) < 1e-4
@@ -382,12 +384,12 @@ def test_results_are_the_same_bits_for_one_thread_and_two_and_from_run_to_run(th
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS[:1] + WAYS[4:])
 def test_slabs_meet_the_twin(way):
     """Volumes that are long along one axis are cut into slabs; a ray may cross all, some or one of them."""
     pytest.importorskip("warp")
     for size in ((130, 20, 22), (22, 20, 130)):
-        camera = camera_of(size=size, along=way, image_size=(12, 13))
+        camera = camera_of(size=size, along=way, image_size=(9, 8))
         grads = []
         for backend in ("torch", "warp"):
             leaf = colours(4, size, 0.02).float().requires_grad_()
@@ -418,14 +420,14 @@ def test_a_batch_is_its_members(backend):
 
 def test_jitter_is_the_generators_and_its_mean_is_not_biased(backend):
     field, settings = Field(colours(4, (20, 23, 26)), OBLIQUE), MarchSettings(backend=backend)
-    camera = camera_of(size=(20, 23, 26), image_size=(12, 10))
+    camera = camera_of(size=(20, 23, 26), image_size=(9, 8))
     images = [march(field, camera, settings, jitter=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
     assert torch.equal(images[0], images[1])
     assert off(images[2], images[0]) > 1e-3
     generator = torch.Generator().manual_seed(0)
-    mean = torch.stack([march(field, camera, settings, jitter=generator) for _ in range(100)]).mean(0)
+    mean = torch.stack([march(field, camera, settings, jitter=generator) for _ in range(60)]).mean(0)
     fine = march(field, camera, MarchSettings(sampling_rate=40.0, backend=backend))
-    # 100 draws of a deviation of about 0.01 of the image leave 1e-3 a pixel, a tenth of that in the mean of all
+    # 60 draws of a deviation of about 0.01 of the image leave 1e-3 a pixel, a tenth of that in the mean of all
     assert (mean - fine).mean().abs() < 1e-3 * fine.max()
     settled = march(field, camera, dataclasses.replace(settings, start=1.0))
     assert (settled - fine).abs().mean() > 2 * (mean - fine).abs().mean()
