@@ -16,7 +16,7 @@ from diffrender.dvr.vtk_view import draw_baked_in_vtk, draw_in_vtk, why_not
 from diffrender.volume import Volume
 
 LOOKS = ("ct-bone", "ct-soft-tissue")
-SECONDS = {"unet-s": 12.0, "lookup": 6.0}  # of training, so that it is no transfer function of ours any more
+STEPS = {"unet-s": 6, "lookup": 60}  # of training, so that it is no transfer function of ours any more
 LEARNED = (96, 4)  # px, views
 SIZE = 200  # px
 ASKED = {"unet-s": 50.0, "lookup": 52.0}
@@ -43,7 +43,7 @@ def baked() -> Result:
         (
             f"RGBA of {len(scenes.HELD_OUT_FROM)} views of {SIZE} x {SIZE} px on black: one sample a voxel, no "
             "shading, no jitter. Both renderers begin as the preset and learn its shaded picture: "
-            f"unet-s for {SECONDS['unet-s']:g} s, lookup for {SECONDS['lookup']:g} s. The chest is that of 2.8 x 2.8 "
+            f"unet-s {STEPS['unet-s']} steps, lookup {STEPS['lookup']}. The chest is that of 2.8 x 2.8 "
             "x 2.5 mm (blocks of 2 x 2 averaged). VTK draws 8 bits, in software where there is no GPU."
         )
     ]
@@ -61,7 +61,7 @@ def _trained(name: str, look: str, volume: Volume) -> Renderer:
     transfer = transfer_preset(look)
     targets = shaded_targets(volume, transfer, scenes.eyes(volume, scenes.PAINTED_FROM[:count], size))
     drawing = RendererSettings(transfer=transfer)
-    settings = TrainSettings(renderer=name, drawing=drawing, seconds=SECONDS[name], held_out=-1, device="cpu")
+    settings = TrainSettings(renderer=name, drawing=drawing, steps=STEPS[name], held_out=-1, device="cpu")
     return train_on([Case(volume, tuple(targets))], settings).run().renderer
 
 

@@ -20,9 +20,9 @@ from diffrender.dvr.targets import Target
 from diffrender.dvr.training import train_on
 from diffrender.views import eye
 
-KILLS = 10
+KILLS = 5  # of each renderer, ten in all
 MOST_STEPS = 6  # that a process makes before it is killed
-STEPS = {"lookup": 300, "unet-s": 100}  # more than all that are killed can make
+STEPS = {"lookup": 200, "unet-s": 40}  # more than all that are killed can make
 LARGE = ("vnet4-4", "vnetl16-4", "vnetl16-17", "dvrnet", "rendernet", "vnet-unet")
 ODD = (21, 19, 17)  # voxels
 SIZES = ((20, 17), (33, 41), (64, 50))  # px
@@ -85,7 +85,7 @@ def _twice(name: str) -> list[Row]:
     found = {}
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found[threads] = [dvr_run.hash_of(name, 12) for _ in range(2)]
+        found[threads] = [dvr_run.hash_of(name, 8) for _ in range(2)]
     rows = [
         Row(
             f"{name}: the same seed twice, {threads} thread{'s' if threads > 1 else ''}",

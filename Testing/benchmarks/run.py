@@ -51,9 +51,9 @@ BENCHES = {
     "dvr-lookup": Bench("bench_dvr", "lookup", 2),
     "dvr-annealing": Bench("bench_dvr", "annealing", 4),
     "dvr-painted": Bench("bench_dvr_painted", "painted", 10),
-    "dvr-baked": Bench("bench_dvr_baked", "baked", 4),
-    "dvr-resume": Bench("bench_dvr_sure", "resume", 3),
-    "dvr-renderers": Bench("bench_dvr_sure", "renderers", 3),
+    "dvr-baked": Bench("bench_dvr_baked", "baked", 5),
+    "dvr-resume": Bench("bench_dvr_sure", "resume", 5),
+    "dvr-renderers": Bench("bench_dvr_sure", "renderers", 5),
     "dvr-tables": Bench("dvr_tables", "tables", 15),
 }
 
