@@ -20,7 +20,7 @@ from diffrender.dvr.transfer import TransferFunction, transfer_of_table
 from diffrender.errors import SettingError, notify
 from diffrender.rays.field import Field, MarchSettings
 from diffrender.rays.march import march
-from diffrender.rays.march_torch import classified
+from diffrender.rays.march_torch import changed, classified
 from diffrender.views import eye
 from diffrender.volume import Volume
 
@@ -85,8 +85,8 @@ class Baked:
 def bake(renderer: Renderer, volume: Volume) -> Baked:
     """Colour and extinction of every voxel, in 8 bits.
 
-    A transfer function that is learned can be baked too, but its voxels are then classified before they are
-    interpolated, which a Notice says: `transfer_of` gives it away whole.
+    A transfer function that is learned can be baked too, changed by the voxels or not, but its voxels are then
+    classified before they are interpolated, which a Notice says: `transfer_of` gives away whole what nothing changes.
 
     Raises: SettingError for a renderer that has no colour and opacity a voxel, saying why and what to do.
     """
@@ -101,7 +101,11 @@ def bake(renderer: Renderer, volume: Volume) -> Baked:
         notify(
             f"{renderer.name} classifies what lies between voxels, a baked volume the voxels themselves: steep "
             "surfaces show steps (15 to 30 dB of what is drawn)."
-            + (" Its transfer function shows all of it: give that away." if field.table.entries.ndim == 2 else "")
+            + (
+                " Its transfer function shows all of it: give that away."
+                if field.table.entries.ndim == 2 and field.change is None
+                else ""
+            )
         )
         colour = _spread(colour, kappa > 0)
     if float(kappa.max()) == 0:
@@ -162,11 +166,12 @@ def check_bakes(renderer: Renderer) -> None:
 
 
 def voxels_of(field: Field) -> Float[Tensor, "channel k j i"]:
-    """Colours and extinction of each voxel, classified where the field has a table."""
+    """Colours and extinction of each voxel, classified where the field has a table, and changed where it has that."""
     if field.table is None:
         return field.values
     numbers = field.values if field.values.ndim == 4 else field.values[None]
-    return classified(numbers.to(field.real), field.table.entries.to(field.real), field)
+    found = classified(numbers.to(field.real), field.table.entries.to(field.real), field)
+    return found if field.change is None else changed(found, field.change.to(field.real))
 
 
 def _spread(colour: Float[Tensor, "3 k j i"], visible: Tensor) -> Float[Tensor, "3 k j i"]:

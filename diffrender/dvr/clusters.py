@@ -1,8 +1,9 @@
 """The instant preview: voxels grouped by what surrounds them, and a colour for each group from one solve.
 
-For a fixed extinction an image is linear in the colours of the voxels (`march_weights`). So the change of colour that
-each group of voxels needs is a ridge regression over the pixels of the painted views, drawn towards no change at all:
-what nobody painted keeps the colours of the transfer function.
+The transfer function is looked up at every sample, as in the views that were painted on, and each voxel adds the colour
+of its group. For a fixed extinction an image is linear in what is added (`march_weights`). So the change of colour that
+each group needs is a ridge regression over the pixels of the painted views, drawn towards no change at all: what nobody
+painted keeps the colours of the transfer function.
 """
 
 import warnings
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 
 from diffrender.camera import Camera
 from diffrender.dvr.features import NAMES, local_features
-from diffrender.dvr.renderer import Grid, Plain, Renderer, RendererSettings, accumulator
+from diffrender.dvr.renderer import Changed, Grid, Plain, Renderer, RendererSettings, accumulator, field_of
 from diffrender.dvr.targets import UNPAINTED, Target
 from diffrender.dvr.transfer import TransferFunction
+from diffrender.dvr.view import whole_table
 from diffrender.errors import ImageError, SettingError
-from diffrender.rays.field import Field, MarchSettings, check_finite
+from diffrender.rays.field import Field, MarchSettings, Table, check_finite
 from diffrender.rays.march import march as march_field
 from diffrender.rays.march import march_weights
 from diffrender.volume import Volume
@@ -114,39 +116,37 @@ class Grouped(nn.Module):
 
 
 class GroupColours(nn.Module):
-    """The colour slot: the transfer function's colour at a voxel's number, changed by its group's offset."""
+    """The colour slot: the transfer function's colours, and at each voxel the offset of its group."""
 
     def __init__(self, settings: RendererSettings):
         super().__init__()
         self.transfer, self.grey = settings.drawn_by, settings.start == "scratch"
         self.offsets = nn.Parameter(torch.zeros(settings.clusters, 3))
 
-    def forward(self, grids: tuple[Grid, ...]) -> tuple[Tensor, ...]:
-        numbers, ids = grids[0].values
-        return ((self.unchanged(numbers) + self.offsets[ids.long()].movedim(-1, 0)).clamp(0, 1),)
-
-    def unchanged(self, numbers: Float[Tensor, "k j i"]) -> Float[Tensor, "3 k j i"]:
-        """The colours before any offset."""
-        if self.grey:
-            return torch.full((3, *numbers.shape), 0.5, device=numbers.device)
-        return self.transfer.at(numbers)[..., :3].movedim(-1, 0).contiguous()
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Changed, ...]:
+        table = whole_table(self.transfer)
+        colours = table.entries[:, :3].to(self.offsets.device)
+        colours = torch.full_like(colours, 0.5) if self.grey else colours
+        change = self.offsets[grids[0].values[1].long()].movedim(-1, 0)
+        return (Changed(Table(colours, table.ranges), change),)
 
 
 class GroupExtinction(nn.Module):
-    """The opacity slot: the transfer function's extinction [1/mm] times a factor of the group."""
+    """The opacity slot: the transfer function's extinction [1/mm], and at each voxel the factor of its group."""
 
     def __init__(self, settings: RendererSettings):
         super().__init__()
         self.transfer = settings.drawn_by
         self.factors = nn.Parameter(torch.ones(settings.clusters))
 
-    def forward(self, grids: tuple[Grid, ...]) -> tuple[Tensor, ...]:
-        numbers, ids = grids[0].values
-        return ((self.transfer.at(numbers)[..., 3] * self.factors.clamp(min=0)[ids.long()])[None],)
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Changed, ...]:
+        table = whole_table(self.transfer)
+        change = self.factors.clamp(min=0)[grids[0].values[1].long()][None]
+        return (Changed(Table(table.entries[:, 3:].to(self.factors.device), table.ranges), change),)
 
 
 def build_clusters(settings: RendererSettings) -> Renderer:
-    """Draws what the transfer function draws, of classified voxels, until `fit_clusters` has met a painting."""
+    """Draws what the transfer function draws until `fit_clusters` has met a painting."""
     return Renderer(
         "clusters",
         settings,
@@ -199,31 +199,30 @@ def fit_clusters(
     opacity.factors.fill_(1)
     done()
     grids = encoder(volume)
-    seen = _Seen(grids[0], grids[0].values[1].long(), len(encoder.centres), settings)
-    opacity.factors.copy_(_thinned(seen, opacity(grids)[0], used))
+    seen = _Seen(grids[0].values[1].long(), len(encoder.centres), settings)
+    opacity.factors.copy_(_thinned(seen, field_of(grids[0], colour(grids)[0], opacity(grids)[0]), used))
     done()
-    extinction, base = opacity(grids)[0], colour.unchanged(grids[0].values[0])
-    colour.offsets.copy_(_offsets(seen, base, extinction, used, _likeness(encoder.centres), done))
+    thinned = field_of(grids[0], colour(grids)[0], opacity(grids)[0])
+    colour.offsets.copy_(_offsets(seen, thinned, used, _likeness(encoder.centres), done))
 
 
 class _Seen:
     """What the groups of a volume weigh in an image."""
 
-    def __init__(self, grid: Grid, ids: Int64[Tensor, "k j i"], count: int, settings: MarchSettings):
-        self.world_from_voxel, self.ids, self.count, self.settings = grid.world_from_voxel, ids, count, settings
+    def __init__(self, ids: Int64[Tensor, "k j i"], count: int, settings: MarchSettings):
+        self.ids, self.count, self.settings = ids, count, settings
 
-    def weights(self, extinction: Float[Tensor, "1 k j i"], camera: Camera) -> Float[Tensor, "pixel group"]:
-        found = march_weights(self.ids, extinction[0], self.count, self.world_from_voxel, camera, self.settings)
+    def weights(self, field: Field, camera: Camera) -> Float[Tensor, "pixel group"]:
+        found = march_weights(self.ids, field, self.count, None, camera, self.settings)
         return found.flatten(1).T.double()
 
-    def drawn(self, colours: Tensor, extinction: Float[Tensor, "1 k j i"], camera: Camera) -> Float[Tensor, "4 h w"]:
-        return march_field(Field(torch.cat([colours, extinction]), self.world_from_voxel), camera, self.settings)
+    def drawn(self, field: Field, camera: Camera) -> Float[Tensor, "4 h w"]:
+        return march_field(field, camera, self.settings).cpu()
 
 
 def _offsets(
     seen: _Seen,
-    base: Float[Tensor, "3 k j i"],
-    extinction: Float[Tensor, "1 k j i"],
+    field: Field,
     targets: Sequence[Target],
     likeness: Float[Tensor, "group group"],
     done: Callable[[], None],
@@ -235,9 +234,8 @@ def _offsets(
     normal = RIDGE * torch.linalg.inv(likeness)
     right = torch.zeros(seen.count, 3, dtype=torch.float64)
     for target in targets:
-        weights = seen.weights(extinction, target.camera).cpu()
-        drawn = seen.drawn(base, extinction, target.camera).cpu()
-        missing = (target.image - drawn)[:3].flatten(1).T.double()
+        weights = seen.weights(field, target.camera).cpu()
+        missing = (target.image - seen.drawn(field, target.camera))[:3].flatten(1).T.double()
         counted = weights * target.weight.flatten()[:, None]
         normal += counted.T @ weights
         right += counted.T @ missing
@@ -251,15 +249,17 @@ def _likeness(centres: Float[Tensor, "group feature"]) -> Float[Tensor, "group g
     return torch.exp(-(apart**2) / 2) + OWN * torch.eye(len(centres), dtype=torch.float64)
 
 
-def _thinned(seen: _Seen, extinction: Float[Tensor, "1 k j i"], targets: Sequence[Target]) -> Float[Tensor, "group"]:
+def _thinned(seen: _Seen, field: Field, targets: Sequence[Target]) -> Float[Tensor, "group"]:
     """The factor of each group's extinction, 1 where nothing is hidden."""
-    hidden = [_hidden(seen, extinction, target) for target in targets]
+    hidden = [_hidden(seen, field, target) for target in targets]
     if not any(bool(where.any()) for where in hidden):
         return torch.ones(seen.count)
+    assert field.table is not None
+    faint = replace(field, table=Table(field.table.entries * FAINT, field.table.ranges))
     normal = RIDGE * torch.eye(seen.count, dtype=torch.float64)
     right = normal.sum(1)
     for target, where in zip(targets, hidden, strict=True):
-        depth = seen.weights(extinction * FAINT, target.camera).cpu() / FAINT
+        depth = seen.weights(faint, target.camera).cpu() / FAINT
         share = depth / depth.sum(1).clamp(min=0.1)[:, None]
         counted = share * target.alpha_weight.flatten()[:, None]
         normal += counted.T @ share
@@ -270,9 +270,9 @@ def _thinned(seen: _Seen, extinction: Float[Tensor, "1 k j i"], targets: Sequenc
     return torch.from_numpy(nnls(factor.T.numpy(), at.numpy())[0]).float().clamp(max=1)
 
 
-def _hidden(seen: _Seen, extinction: Float[Tensor, "1 k j i"], target: Target) -> Bool[Tensor, "h w"]:
+def _hidden(seen: _Seen, field: Field, target: Target) -> Bool[Tensor, "h w"]:
     """The pixels where something is drawn that a painting takes away."""
-    drawn = march_field(Field(extinction, seen.world_from_voxel), target.camera, seen.settings)[0].cpu()
+    drawn = seen.drawn(field, target.camera)[3]
     return (target.image[3] < NOTHING) & (drawn > SEEN) & (target.alpha_weight > UNPAINTED)
 
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffrender.dvr.renderer import Grid, Plain, Renderer, RendererSettings, accumulator
-from diffrender.dvr.tables import STRETCH, ColourTable, ExtinctionTable, starting_table
+from diffrender.dvr.renderer import Changed, Grid, Plain, Renderer, RendererSettings, accumulator
+from diffrender.dvr.tables import ColourTable, ExtinctionTable, starting_table
 from diffrender.dvr.transfer import TransferFunction, transfer_of_table
 from diffrender.errors import SettingError
 from diffrender.rays.field import Table
@@ -69,20 +69,16 @@ class NumbersAndChange(nn.Module):
 
 
 class ChangedColours(ColourTable):
-    """The colour slot: the table's colour at a voxel's number, changed by at most COLOUR_BOUND times the strength."""
+    """The colour slot: the table's colours, changed at each voxel by at most COLOUR_BOUND times the strength."""
 
     def __init__(self, encoder: NumbersAndChange, colours: Tensor, ranges: tuple[tuple[float, float], ...]):
         super().__init__(colours, ranges)
         self._encoder = (encoder,)  # in a tuple torch does not see it, and a model file holds its weights once
 
-    def forward(self, grids: tuple[Grid, ...]) -> tuple[Table | Tensor, ...]:
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Table | Changed, ...]:
         (table,) = super().forward(grids)
         strength = self._encoder[0].strength
-        if strength == 0:
-            return (table,)
-        number, change = grids[0].values[0], grids[0].values[1:4]
-        changed = looked_up(table, number) + strength * COLOUR_BOUND * change
-        return (changed.clamp(-STRETCH, 1 + STRETCH),)
+        return (Changed(table, strength * COLOUR_BOUND * grids[0].values[1:4]) if strength > 0 else table,)
 
 
 class ChangedExtinction(ExtinctionTable):
@@ -92,13 +88,10 @@ class ChangedExtinction(ExtinctionTable):
         super().__init__(extinction, ranges)
         self._encoder = (encoder,)
 
-    def forward(self, grids: tuple[Grid, ...]) -> tuple[Table | Tensor, ...]:
+    def forward(self, grids: tuple[Grid, ...]) -> tuple[Table | Changed, ...]:
         (table,) = super().forward(grids)
         strength = self._encoder[0].strength
-        if strength == 0:
-            return (table,)
-        number, change = grids[0].values[0], grids[0].values[4:]
-        return (looked_up(table, number) * torch.exp(strength * LOG_BOUND * change),)
+        return (Changed(table, torch.exp(strength * LOG_BOUND * grids[0].values[4:])) if strength > 0 else table,)
 
 
 class Hybrid(Renderer):
@@ -110,8 +103,7 @@ class Hybrid(Renderer):
 
     @property
     def strength(self) -> float:
-        """Of what is learned beyond the table, 0 to 1. At 0 the table alone is drawn, exactly as `lookup` draws it;
-        above, voxels are classified before they are interpolated."""
+        """Of what is learned beyond the table, 0 to 1. At 0 the table alone is drawn, exactly as `lookup` draws it."""
         return self.encoder.strength
 
     @strength.setter
@@ -150,15 +142,6 @@ def build_hybrid(settings: RendererSettings) -> Renderer:
         accumulate=accumulator(settings, 3),
         decoder=Plain(),
     )
-
-
-def looked_up(table: Table, numbers: Float[Tensor, "k j i"]) -> Float[Tensor, "channel k j i"]:
-    """A table of one axis at numbers, linear between its entries; differentiable in the entries."""
-    (low, high), entries = table.ranges[0], table.entries
-    at = ((numbers - low) * ((len(entries) - 1) / (high - low))).clamp(0, len(entries) - 1)
-    below = at.floor().clamp(max=len(entries) - 2).long()
-    share = (at - below)[..., None]
-    return ((1 - share) * entries[below] + share * entries[below + 1]).movedim(-1, 0)
 
 
 def _windowed(values: Tensor) -> Float[Tensor, "c k j i"]:

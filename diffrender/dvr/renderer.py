@@ -1,7 +1,7 @@
 """A renderer: encoder -> colour, opacity -> accumulate -> decoder, five slots and one call (Weiss & Navab, fig. 4)."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -92,13 +92,29 @@ class Grid:
     world_from_voxel: Float[Tensor, "4 4"]
 
 
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """What a slot says of a scale: a table, looked up at every sample, and what each voxel changes of it.
+
+    The table keeps surfaces as sharp as the transfer function draws them, however coarse the voxels.
+
+    Attributes:
+        table: of HU; of n columns from the colour slot, of one from the opacity slot.
+        change: (n, k, j, i), interpolated to every sample: added to colours, a factor of extinction (at least 0).
+    """
+
+    table: Table
+    change: Float[Tensor, "n k j i"]
+
+
 class Renderer(nn.Module):
     """Draws a volume; a call is pure. Every renderer of the table is one of these with other slots.
 
     The slots are modules:
         encoder(volume) -> tuple of `Grid`, one a scale, the finest first
-        colour(grids) -> for each scale colours (n, k, j, i), or a `Table` of n columns
-        opacity(grids) -> for each scale extinction (1, k, j, i) [1/mm], or a `Table` of one column
+        colour(grids) -> for each scale colours (n, k, j, i), a `Table` of n columns, or such a table `Changed`
+        opacity(grids) -> for each scale extinction (1, k, j, i) [1/mm], a `Table` of one column, or that `Changed`
+            (what is classified are the first of the grid's channels, as many as the table has axes)
         accumulate(fields, camera, settings, jitter) -> for each scale an image (n + 1, h, w), alpha last
         decoder(images) -> (4, h, w) premultiplied RGBA
 
@@ -186,15 +202,22 @@ class Plain(nn.Module):
         return images[0].clamp(0, 1)
 
 
-def field_of(grid: Grid, colour: Tensor | Table, opacity: Tensor | Table) -> Field:
-    """A field of what the colour and the opacity slot say of a grid: both tables, or both on the lattice."""
+def field_of(grid: Grid, colour: Tensor | Table | Changed, opacity: Tensor | Table | Changed) -> Field:
+    """A field of what the two slots say of a grid: both tables, both changed tables, or both on the lattice."""
+    if isinstance(colour, Changed) and isinstance(opacity, Changed):
+        plain = field_of(grid, colour.table, opacity.table)
+        # side by side in memory, where the march's kernels want them
+        change = torch.cat([colour.change.movedim(0, -1), opacity.change.movedim(0, -1)], -1).movedim(-1, 0)
+        return replace(plain, change=change)
     if isinstance(colour, Table) and isinstance(opacity, Table):
         entries = torch.cat([colour.entries, opacity.entries], -1)
         values = grid.values[0] if entries.ndim == 2 else grid.values
         return Field(values, grid.world_from_voxel, Table(entries, colour.ranges))
     if isinstance(colour, Tensor) and isinstance(opacity, Tensor):
         return Field(torch.cat([colour, opacity]), grid.world_from_voxel)
-    raise SettingError("The colour and the opacity slot of a renderer give both a table, or both a value a voxel.")
+    raise SettingError(
+        "The colour and the opacity slot of a renderer give both a table, both a changed one, or both a value a voxel."
+    )
 
 
 def device_of(module: nn.Module) -> Any:

@@ -56,7 +56,7 @@ RENDERERS: dict[str, Recipe] = {
     ),
     "clusters": Recipe(
         "diffrender.dvr.clusters:build_clusters",
-        "The instant preview: voxels grouped by what surrounds them, a colour a group, solved for in seconds.",
+        "The instant preview: a transfer function, and a change of colour for each group of voxels, solved in seconds.",
         "voxels",
         0.01,
         4,

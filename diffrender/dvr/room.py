@@ -176,7 +176,8 @@ def _kept(made: Renderer, volume: Volume, image_size: tuple[int, int]) -> Need:
             made.decoder(made.accumulate(fields, camera, MarchSettings(), None))
     except (NotImplementedError, RuntimeError):  # clusters look at numbers, and gru at samples
         return Need(GUESSED * voxels, GUESSED * voxels, GUESSED * math.prod(image_size), (0.0, 0.0))
-    size = sum(field.values.numel() * field.values.element_size() for field in fields)
+    parts = [part for field in fields for part in (field.values, field.change) if part is not None]
+    size = sum(part.numel() * part.element_size() for part in parts)
     return Need(size, there.size, back.size, (there.operations, back.operations))
 
 

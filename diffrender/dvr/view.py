@@ -166,11 +166,16 @@ def render_views(
 
 def field_through(volume: Volume, transfer: TransferFunction) -> Field:
     """A volume as a transfer function shows it: its numbers, and a table fine enough to be the function itself."""
+    table = whole_table(transfer)
+    return Field(volume.values, volume.world_from_voxel, Table(table.entries.to(volume.values.device), table.ranges))
+
+
+def whole_table(transfer: TransferFunction) -> Table:
+    """A table fine enough to be the transfer function itself."""
     points = [point[0] for point in (*transfer.colours, *transfer.opacities)]
     low, high = min(points), max(points)
     high = high if high > low else low + 1.0
-    table = transfer.table(min(MOST_BINS, round(high - low) + 1), low, high)
-    return Field(volume.values, volume.world_from_voxel, Table(table.entries.to(volume.values.device), table.ranges))
+    return transfer.table(min(MOST_BINS, round(high - low) + 1), low, high)
 
 
 def classified(volume: Volume, transfer: TransferFunction) -> Float[Tensor, "4 k j i"]:

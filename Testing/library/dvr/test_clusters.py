@@ -4,16 +4,18 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import diffrender as dr
 import phantoms
+from diffrender.dvr.bake import voxels_of
 from diffrender.dvr.clusters import fit_clusters
 from diffrender.dvr.features import local_features
 from diffrender.dvr.renderer import RendererSettings
 from diffrender.dvr.targets import Target
 from diffrender.dvr.transfer import transfer_function
+from diffrender.dvr.view import field_through
 from diffrender.errors import ImageError, SettingError
-from diffrender.rays.field import Field
 from diffrender.rays.march import march
 from diffrender.volume import Volume
 
@@ -48,12 +50,15 @@ def cameras(volume: Volume, size=(36, 32)):
 def painted(volume: Volume, ids: torch.Tensor, camera, colours, hidden=()) -> Target:
     """What the drawing of voxels coloured by hand shows."""
     made = dr.renderer("clusters", settings())
-    encoded = made.encode(volume)[0].values.detach().clone()
+    field = made.encode(volume)[0]
+    change = field.change.detach().clone()
     for number, colour in colours.items():
-        encoded[:3, ids == number] = torch.tensor(colour)[:, None]
+        # the transfer function's grey is 0.5 to 0.58 there
+        change[:3, ids == number] = torch.tensor(colour)[:, None] - 0.57
     for number in hidden:
-        encoded[3, ids == number] = 0
-    image = march(Field(encoded, volume.world_from_voxel), camera).clamp(0, 1)
+        near = F.max_pool3d((ids == number).float()[None], 3, 1, 1)[0] > 0  # its soft edge, which a ray sees
+        change[3, near] = 0
+    image = march(dataclasses.replace(field, change=change), camera).detach().clamp(0, 1)
     before = made(volume, camera).detach()
     weight = torch.where((image - before).abs().amax(0) > 0.02, 5.0, 1.0)
     colour_weight = torch.where(image[3] < 0.02, 0.0, weight) if hidden else weight
@@ -81,12 +86,21 @@ def test_two_structures_of_one_hu_take_two_colours_in_a_view_that_nobody_painted
     assert bool((again.colour.offsets == made.colour.offsets).all())
 
 
+def test_untrained_it_draws_the_transfer_function_itself():
+    volume, _ = scene()
+    made, view = dr.renderer("clusters", settings()), cameras(volume)[1]
+    with torch.no_grad():
+        # an identity is interpolated to 1 but for rounding
+        drawn = march(field_through(volume, made.settings.drawn_by), view)
+        assert (made(volume, view) - drawn).abs().max() < 1e-6
+
+
 def test_what_nobody_painted_keeps_its_colour():
     volume, ids = scene()
     made = dr.renderer("clusters", settings())
     fit_clusters(made, volume, [painted(volume, ids, cameras(volume)[0], {1: RED})])
-    colours = made.encode(volume)[0].values[:3].detach()
-    before = dr.renderer("clusters", settings()).encode(volume)[0].values[:3].detach()
+    colours = voxels_of(made.encode(volume)[0])[:3].detach()
+    before = voxels_of(dr.renderer("clusters", settings()).encode(volume)[0])[:3].detach()
     moved = (colours - before).abs().amax(0)
     assert float(moved[ids == 2].mean()) < 0.05
     assert float(moved[ids == 1].mean()) > 0.15
@@ -96,9 +110,9 @@ def test_what_is_hidden_is_thinned_and_its_neighbour_stays():
     volume, ids = scene()
     views = cameras(volume)
     made = dr.renderer("clusters", settings())
-    before = made.encode(volume)[0].values[3].detach()
+    before = voxels_of(made.encode(volume)[0])[3].detach()
     fit_clusters(made, volume, [painted(volume, ids, camera, {}, hidden=(2,)) for camera in views[:3]])
-    after = made.encode(volume)[0].values[3].detach()
+    after = voxels_of(made.encode(volume)[0])[3].detach()
     assert float(after[ids == 2].sum()) < 0.25 * float(before[ids == 2].sum())
     assert float(after[ids == 1].sum()) > 0.75 * float(before[ids == 1].sum())
 

@@ -110,7 +110,10 @@ def test_hybrid_keeps_its_table_editable_and_its_change_bounded():
     assert bool(torch.isfinite(changed).all())
     made.strength = 0.5
     assert (made(volume, view) - changed).abs().max() > 0.01
+    made.strength = 1e-6
+    nearly = made(volume, view)
     made.strength = 0.0
+    assert (made(volume, view) - nearly).abs().max() < 1e-4  # it is turned down to the table, without a jump
     bone = transfer_preset("ct-bone")
     made.table = bone
     other = dr.renderer("lookup", RendererSettings(transfer=bone))
