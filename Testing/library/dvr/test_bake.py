@@ -1,6 +1,7 @@
 """Baking: what 8 bits keep of a renderer, what is refused, and what the files say."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import phantoms
-from diffrender.dvr.bake import Baked, _spread, bake, check_bakes, transfer_of
+from diffrender.dvr.bake import Baked, _spread, bake, check_bakes, transfer_of, voxels_of
 from diffrender.dvr.baked_files import read_baked, write_baked
 from diffrender.dvr.renderer import Grid, Marched, Plain, Renderer, RendererSettings
 from diffrender.dvr.renderers import RENDERERS, renderer
@@ -117,6 +118,30 @@ def test_a_table_is_given_away_whole_and_baked_with_a_word(volume):
         baked = bake(learned, volume)
     inside = volume.values > 290
     assert (baked.rgba[inside][:, :3].double() / 255 - SOFT.at(torch.tensor([300.0]))[0, :3]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("name", ["clusters", "hybrid"])
+def test_a_changed_table_is_baked_with_what_its_voxels_change(volume, name):
+    made = renderer(name, RendererSettings(width=0.25))
+    with torch.no_grad():
+        if name == "clusters":
+            made.colour.offsets[:] = torch.tensor([0.2, -0.3, 0.1])  # all voxels are of one group at first
+            made.opacity.factors[:] = 0.5
+        else:
+            made.encoder.last.bias.copy_(torch.atanh(torch.tensor([0.2, -0.3, 0.1, math.log(0.5) / 4])))
+        plain = voxels_of(renderer("lookup", made.settings).encode(volume)[0])
+        # the lookup table has bins of 16 HU, clusters the whole function
+        found = voxels_of(made.encode(volume)[0])
+    if name == "hybrid":
+        expected = torch.cat([plain[:3] + torch.tensor([0.2, -0.3, 0.1])[:, None, None, None], 0.5 * plain[3:]])
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with pytest.warns(Notice, match="classifies what lies between voxels") as caught:
+        baked = bake(made, volume)
+    assert not any("give that away" in str(one.message) for one in caught)
+    shown = baked.rgba[..., 3] > 128
+    assert bool(shown.any())
+    colour = found[:3].clamp(0, 1).movedim(0, -1)[shown] * 255
+    assert (baked.rgba[..., :3][shown].float() - colour).abs().max() <= 0.51  # a level
 
 
 def test_transparent_voxels_take_the_colour_of_visible_neighbours():
