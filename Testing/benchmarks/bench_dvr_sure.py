@@ -18,6 +18,8 @@ from diffrender.dvr.model import load_model, save_model
 from diffrender.dvr.renderers import RENDERERS, count_parameters
 from diffrender.dvr.targets import Target
 from diffrender.dvr.training import train_on
+from diffrender.rays.field import Field
+from diffrender.rays.march import march
 from diffrender.views import eye
 
 KILLS = 5  # of each renderer, ten in all
@@ -50,6 +52,7 @@ def resume() -> Result:
         figures[name] = {"steps": steps, "killed after": killed_at}
     for name in STEPS:
         rows += _twice(name)
+    rows += [_kernels_alike(channels) for channels in (4, 18)]
     notes = [
         (
             "9 x 13 x 11 voxels, 4 views of 20 x 17 px; dropout, jitter and, for unet-s, augmentation are on; every "
@@ -100,6 +103,22 @@ def _twice(name: str) -> list[Row]:
     asked = "bitwise equal" if promised else ""
     verdict = same if promised else None
     return [*rows, Row(f"{name}: 1 thread against 2", asked, "bitwise equal" if same else "differs", verdict)]
+
+
+def _kernels_alike(channels: int) -> Row:
+    """Pictures and gradients of the march through channel volumes, with one thread and with two."""
+    volume, found = lump(ODD), []
+    noise = torch.rand((channels, *ODD), generator=torch.Generator().manual_seed(3))
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        values = (noise * 0.05).requires_grad_()
+        image = march(Field(values, volume.world_from_voxel), eye(volume, (0.4, 0.8, 0.3), SIZES[1]))
+        (image * torch.linspace(-1, 2, image.numel()).reshape(image.shape)).sum().backward()
+        assert values.grad is not None
+        found += [image.detach(), values.grad]
+    same = torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
+    what = f"march through {channels} channels, picture and gradient: 1 thread against 2"
+    return Row(what, "bitwise equal", "bitwise equal" if same else "differs", same)
 
 
 def renderers() -> Result:
