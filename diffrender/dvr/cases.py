@@ -128,7 +128,7 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str =
             if found := difference(a, b, f"{prefix}{key}."):
                 return found
         elif a != b:
-            return f"{prefix}{key} is {_short(a)} here and was {_short(b)} there"
+            return f"{prefix.removeprefix('settings.')}{key} is {_short(a)} here and was {_short(b)} there"
     return None
 
 

@@ -124,6 +124,12 @@ class Course:
                 f"Stopped at step {self.done}: the loss was no number, or stayed far above where it began, so the "
                 f"training diverged; {kept}. Try a lower rate (it was {self.settings.rate_at(0.0):g})."
             )
+        if best and best["step"] == 0:
+            return (
+                f"Finished after {self.done} steps in {self.seconds:.0f} s, and nothing that was learned draws the "
+                "view that was kept out better than the start did, which was kept. Train longer, or try another rate "
+                f"(it was {self.settings.rate_at(0.0):g})."
+            )
         told = ", ".join(f"{name} {value:.4g}" for name, value in self.score.best_scores.items())
         at = f"; on the view that was kept out {told}, best at step {best['step']}." if told and best else "."
         return f"Finished after {self.done} steps in {self.seconds:.0f} s{at}"
@@ -138,7 +144,7 @@ class Course:
         if other := difference(self.training, saved["training"]):
             raise PathError(
                 f"{checkpoint.path} is the save of another training: {other}. Go on with what it was begun with, or "
-                "give another file, or delete it to begin anew."
+                "choose another place to save to, or delete it to begin anew."
             )
         self.learner.checkpoint(saved["checkpointing"])
         self.learner.restore(saved["learner"])

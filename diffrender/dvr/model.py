@@ -98,6 +98,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
                 f"{source}: {name!r} has the shape {list(tensors[name].shape)} and should have {list(tensor.shape)}. "
                 "Its settings and its tensors do not fit each other; train again."
             )
+        if tensor.is_floating_point() and not bool(tensors[name].isfinite().all()):
+            raise PathError(
+                f"{source}: {name!r} holds numbers that are NaN or infinite, so nothing can be drawn with it: of a "
+                "training that diverged, or a damaged file. Train again, with a lower rate."
+            )
     module.load_state_dict(dict(tensors))
 
 

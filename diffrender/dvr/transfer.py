@@ -83,9 +83,14 @@ class TransferFunction:
             return transfer_function(
                 record["colours"], record["opacities"], record.get("unit_distance", 1.0), record.get("name", "")
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as missing:
             raise SettingError(
-                f"A transfer function holds colours [[HU, r, g, b], ...] and opacities [[HU, a], ...]; here: {error!r}."
+                f"A transfer function holds colours and opacities; {missing} are missing here."
+            ) from None
+        except (TypeError, ValueError):
+            raise SettingError(
+                "A transfer function holds colours [[HU, r, g, b], ...] and opacities [[HU, a], ...], all of them "
+                "numbers; here something else stands in one of the two."
             ) from None
 
 

@@ -448,3 +448,23 @@ def test_bad_input_is_refused_with_one_text_and_nothing_written(
 
 def test_views_are_left_as_they_are(painted):
     assert len(read_views(painted).views) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["render", "MODEL", "--size", "16", "--orbit", "2", "-o", "VIEWS"], "holds views to paint on, and 0000.png"),
+        (["render", "MODEL", "--size", "16", "-o", "VIEWS/0000.png"], "holds views to paint on, and 0000.png"),
+        (["bake", "MODEL", "-o", "MODEL/provenance.json"], "holds a trained model, and provenance.json"),
+        (["views", "CT", "--n", "1", "--size", "16", "-o", "MODEL"], "holds a trained model; views go"),
+    ],
+)
+def test_nothing_of_a_model_or_of_views_is_written_over(typed, painted, model, patient, words, reason):
+    places = {"MODEL": model, "VIEWS": painted, "CT": patient.ct}
+    before = {file: file.read_bytes() for folder in (painted, model) for file in folder.rglob("*") if file.is_file()}
+    named = ["/".join([str(places.get(head, head)), *rest]) for head, *rest in (word.split("/") for word in words)]
+    ended = typed("dvr", *named)
+    assert ended.code == 2
+    assert reason in ended.err
+    after = {file: file.read_bytes() for folder in (painted, model) for file in folder.rglob("*") if file.is_file()}
+    assert after == before

@@ -119,7 +119,7 @@ REFUSED = {
     "no file": (["none.nii.gz"], r"none\.nii\.gz does not exist"),
     "preset": (["CT", "--preset", "bone"], "'--preset'.*'bone' is not one of 'ct-bone'"),
     "two functions": (["CT", "--preset", "ct-skin", "--tf", "a.json"], "two transfer functions"),
-    "no such function": (["CT", "--tf", "a.json"], r"a\.json is no file"),
+    "no such function": (["CT", "--tf", "a.json"], r"a\.json is no file .*ct-bone, ct-vessels"),
     "no function": (["CT", "--tf", "other.json"], r"other\.json"),
     "no views": (["CT", "--n", "0"], "--n is a number of views from 1 to"),
     "too many views": (["CT", "--n", "100000"], "--n is a number of views from 1 to"),

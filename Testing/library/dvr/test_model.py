@@ -121,6 +121,15 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
     refused("cannot be read: No such file")
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path, changed):
+    path = save_model(tmp_path / "a.safetensors", changed)
+    content = bytearray(path.read_bytes())
+    content[-4:] = b"\x00\x00\xc0\x7f"  # NaN, little-endian float32: the last weight of the last tensor
+    path.write_bytes(content)
+    with pytest.raises(PathError, match="NaN or infinite"):
+        load_model(path)
+
+
 def test_another_ending_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(SettingError, match=r"a model is written as \.safetensors, which is safe to open"):
         save_model(tmp_path / "model.pt", renderer("lookup", drawing()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.dvr.shared import ct_of, model_of
+from diffrender.commands.dvr.shared import check_apart, ct_of, model_of
 from diffrender.commands.radiograph import stem_of
 from diffrender.commands.target import check_given, check_outputs, check_writable, target_of
 from diffrender.jobs import Progress
@@ -58,6 +58,7 @@ def bake(
     beside = [] if table else [main.with_suffix(".vp.json"), main.with_suffix(".json")]
     record = target.provenance if target.whole_folder else main.with_name(f"{main.stem}.provenance.json")
     check_outputs([main, *beside, record], inputs)
+    check_apart([main, *beside, record])
 
     from diffrender.dvr.bake import check_bakes
     from diffrender.dvr.model import load_model

@@ -8,6 +8,7 @@ import typer
 from diffrender.commands.console import Debug, Json, current, example
 from diffrender.commands.dvr.pictures import EYES, FILMS, SIZE, Asked, device_for, draw, film, renderer_of, sentences
 from diffrender.commands.dvr.shared import (
+    check_apart,
     check_device,
     check_memory_for,
     check_rate,
@@ -87,6 +88,7 @@ def render(
     target = asked.target(out, stem_of(ct))
     inputs = [str(path) for path in (file, tf, ct, camera) if path is not None]
     check_outputs([*asked.files(target), target.provenance], inputs)
+    check_apart([*asked.files(target), target.provenance])
     check_writable(target.folder, asked.count * asked.size[0] * asked.size[1] * BYTES_A_PIXEL)
 
     import diffrender as dr

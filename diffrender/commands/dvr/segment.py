@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.dvr.shared import model_of, trained_on
+from diffrender.commands.dvr.shared import check_apart, model_of, trained_on
 from diffrender.commands.radiograph import stem_of
 from diffrender.commands.target import check_given, check_outputs, check_writable, target_of
 from diffrender.jobs import Progress
@@ -61,6 +61,7 @@ def segment(
     from diffrender.provenance import write_provenance
 
     check_outputs([main, target.provenance, target.file(NAMES)], inputs)
+    check_apart([main, target.provenance, target.file(NAMES)])
     check_writable(target.folder, 2**20)
     console.progress(Progress(0, 1), "Reading the views")
     views = read_views(folder)

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from diffrender.dvr.view import Role
 
 Colour = tuple[float, float, float]
-MODEL = "model.safetensors"
+MODEL, VIEWS = "model.safetensors", "cameras.json"
+# What of a folder with a trained model, or with views, belongs to it.
+OF_MODEL = (
+    MODEL, "last.safetensors", "checkpoint.pt", "preview.png", "history.csv", "before.png", "wanted.png", "after.png",
+    "provenance.json",
+)  # fmt: skip
+OF_VIEWS = re.compile(r"\d{4,}\.png|(cameras|transfer|volume|provenance)\.json|paint")
 MOST_VIEWS = 4096
 # Bytes of memory a pixel: while one is drawn (rays, samples, layers of a decoder), and of each that is kept.
 DRAWING_NEED, PICTURE_NEED = 400, 20
@@ -63,7 +69,21 @@ def transfer_of(preset: Preset | None, tf: str | None) -> "TransferFunction":
         raise SettingError(f"--tf {tf} and --preset {preset.value} are two transfer functions; give one of them.")
     if tf in [one.value for one in Preset] and not os.path.exists(tf):
         return transfer_preset(tf)
+    if not os.path.exists(os.path.expanduser(tf)):
+        presets = ", ".join(one.value for one in Preset)
+        raise PathError(f"{tf} is no file (.json, .vp or .vp.json), nor a transfer function of ours: {presets}.")
     return read_transfer(tf)
+
+
+def check_apart(files: Iterable[Path]) -> None:
+    """Refuse to write over parts of a trained model or of a folder of views, whoever reads them. Raises: PathError."""
+    for file in files:
+        folder = file.parent
+        model = file.name in OF_MODEL and (folder / MODEL).is_file()
+        views = OF_VIEWS.fullmatch(file.name) and (folder / VIEWS).is_file()
+        if model or views:
+            what = "a trained model" if model else "views to paint on"
+            raise PathError(f"{folder} holds {what}, and {file.name} belongs to it. Choose another place with -o.")
 
 
 def count_of(number: int, option: str, most: int = MOST_VIEWS) -> int:

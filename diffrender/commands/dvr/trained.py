@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffrender.commands.dvr.shared import MODEL
+from diffrender.commands.dvr.shared import MODEL, OF_MODEL
 from diffrender.jobs import Job, Progress
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ BEFORE, WANTED, AFTER = "before.png", "wanted.png", "after.png"
 
 def files_of(folder: Path) -> list[Path]:
     """All that a training may write."""
-    names = (MODEL, LAST, CHECKPOINT, PREVIEW, HISTORY, BEFORE, WANTED, AFTER, "provenance.json")
-    return [folder / name for name in names]
+    return [folder / name for name in OF_MODEL]
 
 
 def showing(job: "Job[Trained]", folder: Path) -> "Job[Trained]":

@@ -9,6 +9,7 @@ import typer
 
 from diffrender.commands.console import Console, Debug, Json, current, example
 from diffrender.commands.dvr.shared import (
+    MODEL,
     NAMED,
     Preset,
     check_memory_for,
@@ -21,7 +22,7 @@ from diffrender.commands.dvr.shared import (
 )
 from diffrender.commands.radiograph import cameras_of, parse_size, stem_of
 from diffrender.commands.target import check_given, check_outputs, check_writable
-from diffrender.errors import LabelError, SettingError, notify
+from diffrender.errors import LabelError, PathError, SettingError, notify
 from diffrender.jobs import Progress
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def views(
     check_outputs(_files(folder, count, chosen if wanted else []), inputs)
     check_writable(folder, count * image_size[0] * image_size[1] * BYTES_A_PIXEL)
     _check_unpainted(folder)
+    if (folder / MODEL).is_file():
+        raise PathError(f"{folder} holds a trained model; views go into a folder of their own. Choose another with -o.")
 
     import diffrender as dr
     from diffrender.dvr.views import write_views
