@@ -1,5 +1,6 @@
 """VTK's volume renderer against our march, where VTK can draw."""
 
+import subprocess
 import sys
 
 import pytest
@@ -103,5 +104,13 @@ def test_settings_are_checked():
         VtkSettings(sampling_rate=0.0)
 
 
-def test_vtk_stays_out_of_this_process(volume):
-    assert not any(name.startswith("vtkmodules.vtkRenderingOpenGL2") for name in sys.modules)
+def test_vtk_stays_out_of_the_process_that_asks():
+    """A Render without a display can end the interpreter: only the worker may load what renders."""
+    asking = (
+        "import sys, diffrender as dr; from diffrender.dvr import transfer_preset; "
+        "from diffrender.dvr.vtk_view import draw_in_vtk; volume = dr.torso((12, 10, 14)); "
+        "draw_in_vtk(volume, transfer_preset('ct-bone'), dr.orbit(volume, 1, (8, 8))[0]); "
+        "print([name for name in sys.modules if name.startswith('vtkmodules.vtkRenderingOpenGL2')])"
+    )
+    asked = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == "[]"
