@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from diffrender.dvr.view import Role, View, render_views
 from diffrender.dvr.vtk_view import draw_baked_in_vtk
 from diffrender.errors import BackendError
 from diffrender.views import eye
+from diffrender.volume import Volume
 
 # What is painted, by words in the labels' names. All of it is bone: what tells one from the other is where it lies and
 # what it looks like, which no transfer function sees.
@@ -39,6 +41,7 @@ EYES = ((0.1, 1.0, 0.15), (1.0, 0.5, 0.1), (-1.0, 0.6, 0.2), (0.2, -1.0, 0.1))  
 HELD_OUT = (0.6, 0.9, 0.25)  # seen by nobody who learns
 SIZE = (200, 200)  # px, as in the paper
 PRESET = "ct-bone"
+VOXELS = 400_000  # about as many as are drawn here
 
 
 def painted_views(case: Case) -> Section:
@@ -52,17 +55,18 @@ def painted_views(case: Case) -> Section:
             "Paint views by hand: <code>diffrender dvr views</code> renders them.",
         )
     transfer = transfer_preset(PRESET)
+    volume = _coarse(case.volume)
     start = time.perf_counter()
-    blank = render_views(case.volume, transfer, [eye(case.volume, at, SIZE) for at in (*EYES, HELD_OUT)])
+    blank = render_views(volume, transfer, [eye(volume, at, SIZE) for at in (*EYES, HELD_OUT)])
     drawn = time.perf_counter() - start
-    views = paint_from_labels(blank, case.volume, roles)
+    views = paint_from_labels(blank, volume, roles)
     asked = targets_of(views)
     learned = dataclasses.replace(views, views=(*views.views[:-1], dataclasses.replace(views.views[-1], paint=None)))
     start = time.perf_counter()
     preview = renderer("clusters", RendererSettings(transfer=transfer))
-    fit_clusters(preview, case.volume, [t for t in asked[:-1] if t.counts])
+    fit_clusters(preview, volume, [t for t in asked[:-1] if t.counts])
     previewed = time.perf_counter() - start
-    settings = TrainSettings(drawing=RendererSettings(transfer=transfer), seconds=case.training)
+    settings = TrainSettings(drawing=RendererSettings(transfer=transfer), seconds=case.training, held_out=-1)
     start = time.perf_counter()
     trained = train(learned, settings).run().renderer
     spent = time.perf_counter() - start
@@ -70,22 +74,24 @@ def painted_views(case: Case) -> Section:
     with torch.no_grad():
         shown = {
             "before: the transfer function": last.image,
-            "instant preview (clusters)": preview(case.volume, held.camera),
-            f"after {case.training:g} s of training (unet-s)": trained(case.volume, held.camera),
+            "instant preview (clusters)": preview(volume, held.camera),
+            f"after {case.training:g} s of training (unet-s)": trained(volume, held.camera),
             "what the painter would have painted": held.image,
         }
     pictures = [_painting(view, roles, number) for number, view in enumerate(views.views[:-1], 1)]
     pictures += [_rendered(image, last, f"held-out view, {what}") for what, image in shown.items()]
-    baked, engine = _baked(trained, case, last)
+    baked, engine = _baked(trained, volume, last)
     return Section(
         title,
         "Views of the CT are drawn with a transfer function; somebody paints the colours they want on some of them "
         "(here the labels do it). A renderer then learns to draw the volume so from everywhere: an instant preview, "
-        "voxels grouped by what surrounds them and one linear solve for their colours; then a small network. The "
-        "last view was painted too, but nobody learned from it: it tells whether learning worked. What was learned "
-        "can be baked into colours and opacities that Slicer's own volume rendering (VTK) draws.",
+        "voxels grouped by what surrounds them and one linear solve for their colours; then a small network, which "
+        f"wants minutes on a laptop and gets {case.training:g} s here. The last view was painted too, but nobody "
+        "learned from it: it tells whether learning worked. What was learned can be baked into colours and opacities that "
+        "Slicer's own volume rendering (VTK) draws.",
         [*pictures, *baked],
         [
+            ("volume", repr(volume)),
             ("painted", f"{len(roles)} labels: hips, sacrum, vertebrae, femurs, shoulder blades, if there"),
             (f"{len(blank.views)} views of {SIZE[1]} x {SIZE[0]} px", duration(drawn)),
             ("instant preview, fitted in", duration(previewed)),
@@ -95,6 +101,17 @@ def painted_views(case: Case) -> Section:
         ],
         {"preset": PRESET, "training": dataclasses.asdict(settings)},
     )
+
+
+def _coarse(volume: Volume) -> Volume:
+    """The volume in blocks of voxels averaged, so that a network makes many steps in half a minute."""
+    n = max(1, min(round((volume.values.numel() / VOXELS) ** (1 / 3)), *volume.shape))
+    values = F.avg_pool3d(volume.values.float()[None, None], n)[0, 0]
+    k, j, i = (slice(n // 2, n * size, n) for size in values.shape)
+    lattice = volume.world_from_voxel @ torch.diag(torch.tensor([n, n, n, 1.0], dtype=torch.float64))
+    lattice[:3, 3] += volume.world_from_voxel[:3, :3].sum(1) * ((n - 1) / 2)
+    labels = None if volume.labels is None else volume.labels[..., k, j, i]
+    return Volume(values, lattice, labels, volume.names, volume.unit, volume.source)
 
 
 def _roles(case: Case) -> dict[int, Role]:
@@ -126,12 +143,12 @@ def _score(image: Float[Tensor, "4 h w"], target: Target) -> str:
     return f"{psnr(image[:3], target.image[:3], target.painted):.1f} dB"
 
 
-def _baked(trained: Renderer, case: Case, view: View) -> tuple[list[Picture], str]:
+def _baked(trained: Renderer, volume: Volume, view: View) -> tuple[list[Picture], str]:
     """The baked volume as VTK draws it, and how close that is; where VTK cannot draw, why."""
     try:
-        drawn = draw_baked_in_vtk(bake(trained, case.volume), view.camera)
+        drawn = draw_baked_in_vtk(bake(trained, volume), view.camera)
     except BackendError as problem:
         return [], str(problem)
     with torch.no_grad():
-        ours = trained(case.volume, view.camera)
+        ours = trained(volume, view.camera)
     return [_rendered(drawn, view, "baked, and drawn by VTK as Slicer does")], f"{psnr(drawn, ours):.1f} dB"
