@@ -87,8 +87,8 @@ def painted_views(case: Case) -> Section:
         "(here the labels do it). A renderer then learns to draw the volume so from everywhere: an instant preview, "
         "voxels grouped by what surrounds them and one linear solve for their colours; then a small network, which "
         f"wants minutes on a laptop and gets {case.training:g} s here. The last view was painted too, but nobody "
-        "learned from it: it tells whether learning worked. What was learned can be baked into colours and opacities that "
-        "Slicer's own volume rendering (VTK) draws.",
+        "learned from it: it tells whether learning worked. What was learned can be baked into colours and opacities "
+        "that Slicer's own volume rendering (VTK) draws.",
         [*pictures, *baked],
         [
             ("volume", repr(volume)),

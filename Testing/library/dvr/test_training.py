@@ -178,7 +178,7 @@ def test_killed_and_resumed_it_ends_as_one_that_never_stopped(tmp_path, one, aft
 def test_a_save_of_another_training_is_refused_and_says_how_it_differs(tmp_path, one):
     path = tmp_path / "train.ckpt"
     train_on([one], brief(steps=2), path).run()
-    with pytest.raises(PathError, match=r"save of another training: settings\.rate is 0\.5 here and was None there"):
+    with pytest.raises(PathError, match=r"save of another training: rate is 0\.5 here and was None there"):
         train_on([one], brief(steps=2, rate=0.5), path).run()
     with pytest.raises(PathError, match=r"cases\.0\.targets is .* here and was .* there\. Go on with"):
         train_on([case(count=3)], brief(steps=2), path).run()
