@@ -12,14 +12,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from diffrender.camera import Camera
-from diffrender.errors import BackendError, LabelError, SettingError
+from diffrender.errors import LabelError
 from diffrender.rays import line_torch, line_warp
 from diffrender.rays.aim import Aimed, Lattice, aim, gathered
 from diffrender.rays.pencil import Pencil
 from diffrender.rays.prepared import Prepared, PreparedLabels, prepare
+from diffrender.rays.warp_runtime import engine_of
 from diffrender.volume import tensor_of
-
-BACKENDS = ("auto", "torch", "warp")
 
 
 def line_integrals(
@@ -149,15 +148,4 @@ class _Integral(torch.autograd.Function):
 
 
 def _engine(backend: str, q: Prepared) -> ModuleType:
-    if backend not in BACKENDS:
-        raise SettingError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}.")
-    if backend == "torch":
-        return line_torch
-    problem = line_warp.why_not(q)
-    if problem is None:
-        return line_warp
-    if backend == "warp":
-        raise BackendError(
-            f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it."
-        )
-    return line_torch
+    return engine_of(backend, line_torch, line_warp, q)

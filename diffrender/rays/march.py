@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from diffrender.camera import Camera
-from diffrender.errors import BackendError, ImageError
+from diffrender.errors import ImageError
 from diffrender.rays import march_torch, march_warp
 from diffrender.rays.aim import Lattice, aim, gathered
 from diffrender.rays.field import Field, Gradients, MarchSettings, Rays, Table
 from diffrender.rays.pencil import Pencil
+from diffrender.rays.warp_runtime import engine_of
 
 
 def march(
@@ -170,13 +171,4 @@ class _March(torch.autograd.Function):
 
 
 def _engine(field: Field, settings: MarchSettings) -> ModuleType:
-    if settings.backend == "torch":
-        return march_torch
-    problem = march_warp.why_not(field, settings)
-    if problem is None:
-        return march_warp
-    if settings.backend == "warp":
-        raise BackendError(
-            f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it."
-        )
-    return march_torch
+    return engine_of(settings.backend, march_torch, march_warp, field, settings)

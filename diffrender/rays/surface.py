@@ -17,14 +17,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffrender.camera import Camera
-from diffrender.errors import BackendError, GeometryError, MeshError, SettingError, notify
+from diffrender.errors import GeometryError, MeshError, notify
 from diffrender.mesh import Mesh
 from diffrender.rays import surface_torch, surface_warp
 from diffrender.rays.aim import Aimed, Lattice, aim, gathered
 from diffrender.rays.projected import Projected, project, turned
 from diffrender.rays.surface_torch import DEPTH_BITS
+from diffrender.rays.warp_runtime import engine_of
 
-BACKENDS = ("auto", "torch", "warp")
 MOST_UNBALANCED = 0.01  # of the rays that meet a surface; beyond it `path_lengths` says so
 
 
@@ -258,15 +258,4 @@ def _rates(seen: Projected, count: int, basis: Tensor | None) -> Float[Tensor, "
 
 
 def _engine(backend: str, vertices: Tensor) -> ModuleType:
-    if backend not in BACKENDS:
-        raise SettingError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}.")
-    if backend == "torch":
-        return surface_torch
-    problem = surface_warp.why_not(vertices)
-    if problem is None:
-        return surface_warp
-    if backend == "warp":
-        raise BackendError(
-            f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it."
-        )
-    return surface_torch
+    return engine_of(backend, surface_torch, surface_warp, vertices)

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffrender.errors import notify
+from diffrender.errors import BackendError, SettingError, notify
 from diffrender.quiet import without_native_output
 
+BACKENDS = ("auto", "torch", "warp")
 LARGEST = 2**31 - 1  # warp indexes arrays with 32 bits
 _broken: list[str] = []  # why a kernel did not compile here: said once, then the torch twin serves
 
@@ -53,6 +55,25 @@ def _keep_kernels_for_this_run(wp: Any, problem: OSError) -> None:
         f"Warp's cache cannot be written ({problem}), so the kernels are compiled anew in every run. Set "
         "WARP_CACHE_PATH to a folder that can be written, and they are kept."
     )
+
+
+def engine_of(backend: str, twin: ModuleType, fused: ModuleType, *what: Any) -> ModuleType:
+    """What casts the rays: `twin`, or `fused` where its `why_not(*what)` has no objection.
+
+    Raises: SettingError for another backend; BackendError where "warp" was asked for and cannot serve.
+    """
+    if backend not in BACKENDS:
+        raise SettingError(f"backend is one of {', '.join(BACKENDS)}, not {backend!r}.")
+    if backend == "torch":
+        return twin
+    problem = fused.why_not(*what)
+    if problem is None:
+        return fused
+    if backend == "warp":
+        raise BackendError(
+            f"The warp backend was asked for and cannot run: {problem} backend='auto' goes on without it."
+        )
+    return twin
 
 
 def why_not(volume: Tensor) -> str | None:

@@ -110,7 +110,7 @@ def test_a_gpu_that_lies_idle_is_told(monkeypatch):
 
 
 def test_the_choices_in_help_are_those_of_the_settings():
-    from diffrender.rays.line import BACKENDS
+    from diffrender.rays.warp_runtime import BACKENDS
     from diffrender.xray import KINDS, MASKS
 
     assert {one.value for one in Kind} == set(KINDS)

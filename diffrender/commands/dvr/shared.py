@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 Colour = tuple[float, float, float]
 MODEL, VIEWS = "model.safetensors", "cameras.json"
+LAST, CHECKPOINT, PREVIEW, HISTORY = "last.safetensors", "checkpoint.pt", "preview.png", "history.csv"
+BEFORE, WANTED, AFTER = "before.png", "wanted.png", "after.png"
 # What of a folder with a trained model, or with views, belongs to it.
-OF_MODEL = (
-    MODEL, "last.safetensors", "checkpoint.pt", "preview.png", "history.csv", "before.png", "wanted.png", "after.png",
-    "provenance.json",
-)  # fmt: skip
+OF_MODEL = (MODEL, LAST, CHECKPOINT, PREVIEW, HISTORY, BEFORE, WANTED, AFTER, "provenance.json")
 OF_VIEWS = re.compile(r"\d{4,}\.png|(cameras|transfer|volume|provenance)\.json|paint")
 MOST_VIEWS = 4096
 # Bytes of memory a pixel: while one is drawn (rays, samples, layers of a decoder), and of each that is kept.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.dvr.shared import Name, check_device, model_of
-from diffrender.commands.dvr.trained import CHECKPOINT, files_of, showing, summary_of, text_of, write_trained
+from diffrender.commands.dvr.shared import CHECKPOINT, Name, check_device, model_of
+from diffrender.commands.dvr.trained import files_of, showing, summary_of, text_of, write_trained
 from diffrender.commands.target import check_given, check_outputs, check_writable
 from diffrender.errors import DiffRenderError, SettingError
 

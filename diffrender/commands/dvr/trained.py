@@ -7,7 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffrender.commands.dvr.shared import MODEL, OF_MODEL
+from diffrender.commands.dvr.shared import AFTER, BEFORE, HISTORY, LAST, MODEL, OF_MODEL, PREVIEW, WANTED
 from diffrender.jobs import Job, Progress
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from diffrender.dvr.settings import TrainSettings
     from diffrender.dvr.training import Trained
     from diffrender.dvr.view import Views
-
-LAST, CHECKPOINT, PREVIEW, HISTORY = "last.safetensors", "checkpoint.pt", "preview.png", "history.csv"
-BEFORE, WANTED, AFTER = "before.png", "wanted.png", "after.png"
 
 
 def files_of(folder: Path) -> list[Path]:
