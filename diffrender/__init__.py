@@ -29,10 +29,11 @@ _HOME = {
     "torso": "phantom",
     "read_volume": "io",
     "read_mesh": "io",
+    "read_radiographs": "io",
     "renderer": "dvr.renderers",
     "RendererSettings": "dvr.renderer",
 }
-_MODULES = ("dvr", "errors", "io", "jobs", "physics", "rays")
+_MODULES = ("dvr", "errors", "fit", "io", "jobs", "physics", "rays")
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ find
     from diffrender.dvr.renderer import RendererSettings as RendererSettings
     from diffrender.dvr.renderers import renderer as renderer
     from diffrender.io import read_mesh as read_mesh
+    from diffrender.io import read_radiographs as read_radiographs
     from diffrender.io import read_volume as read_volume
     from diffrender.mesh import Mesh as Mesh
     from diffrender.phantom import torso as torso

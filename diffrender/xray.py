@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from diffrender.camera import Camera
@@ -69,6 +69,8 @@ class Radiograph:
         names: {id: name}.
         source: the file it was made of, as typed.
         header: DICOM attributes {keyword: value} of the CT that a derived image carries on; never printed.
+        exposed: (h, w) bool, pixels that the beam reached: inside shutters and collimation; None where all are.
+        landmarks: {name: (row, column)} [px from the image's corner], where a person marked them.
     """
 
     pixels: Float[Tensor, "1 h w"]
@@ -80,6 +82,8 @@ class Radiograph:
     names: Mapping[int, str] | None = None
     source: str | None = None
     header: Mapping[str, Any] | None = None
+    exposed: Bool[Tensor, "h w"] | None = None
+    landmarks: Mapping[str, tuple[float, float]] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "pixels", torch.as_tensor(self.pixels, dtype=torch.float32))
@@ -89,7 +93,10 @@ class Radiograph:
             raise ImageError(
                 f"The pixels have shape {list(self.pixels.shape)} and the camera takes {[1, *self.camera.image_size]}."
             )
-
+        if self.exposed is not None and tuple(self.exposed.shape) != self.camera.image_size:
+            raise ImageError(
+                f"exposed has shape {list(self.exposed.shape)} and the camera takes {list(self.camera.image_size)}."
+            )
         for name, layers in (("path_lengths", self.path_lengths), ("masks", self.masks)):
             if layers is not None and tuple(layers.shape) != (len(self.ids), *self.camera.image_size):
                 raise ImageError(

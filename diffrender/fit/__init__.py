@@ -1,0 +1,38 @@
+"""Registration: a shape model or a CT, fitted to radiographs through differentiable rays.
+
+The names below are loaded when first used, so that importing this package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "ShapeModel": "shape",
+    "build_shape_model": "building",
+    "load_shape_model": "model_files",
+    "save_shape_model": "model_files",
+    "default_pelvis": "parametric",
+    "FitSettings": "settings",
+    "Fit": "result",
+    "pelvis": "pelvis",
+    "ct": "ct",
+    "simulate": "simulate",
+    "evaluate": "evaluate",
+}
+
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from diffrender.fit.shape import ShapeModel as ShapeModel
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
