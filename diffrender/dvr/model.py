@@ -27,19 +27,13 @@ def save_model(path: str | Path, renderer: Renderer, info: Mapping[str, Any] | N
         info: what should be known of it, as JSON data; `Trained.info` has hashes of the training volumes and scores.
     Raises: SettingError for another ending, OutputError.
     """
-    from safetensors.torch import save
-
-    if Path(path).suffix != ENDING:
-        raise SettingError(f"{path}: a model is written as {ENDING}, which is safe to open.")
     record = {
         "format": FORMAT,
         "name": renderer.name,
         "settings": settings_record(renderer.settings),
         "info": {"version": __version__, **(info or {})},
     }
-    # copies of their own: safetensors takes no views, and none that share memory
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in renderer.state_dict().items()}
-    return write_whole(path, save(tensors, {KEY: json.dumps(record, ensure_ascii=False)}))
+    return write_whole(path, packed(path, renderer.state_dict(), KEY, record))
 
 
 def load_model(path: str | Path) -> tuple[Renderer, dict[str, Any]]:
@@ -48,12 +42,9 @@ def load_model(path: str | Path) -> tuple[Renderer, dict[str, Any]]:
     Runs no code from the file.
     Raises: PathError for a file that is missing, damaged, a pickle, of another format, or of other tensors.
     """
-    place = Path(path).expanduser()
-    try:
-        content = place.read_bytes()
-    except OSError as problem:
-        raise PathError(f"{path} cannot be read: {problem.strerror}. Give a model file, NAME{ENDING}.") from None
-    record, tensors = _opened(path, content)
+    record, tensors = opened(path, KEY)
+    if record is None:
+        raise PathError(f"{path} holds tensors and does not say of which renderer: it is no model of ours.")
     if record.get("format") != FORMAT:
         raise PathError(
             f"{path} is a model of format {record.get('format')!r}, and DiffRender {__version__} reads {FORMAT}. "
@@ -106,14 +97,36 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     module.load_state_dict(dict(tensors))
 
 
-def _opened(path: str | Path, content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def packed(path: str | Path, tensors: Mapping[str, Tensor], key: str, record: Mapping[str, Any]) -> bytes:
+    """The content of a file with these tensors and, under `key` of its header, this record.
+
+    Raises: SettingError for a path of another ending.
+    """
+    from safetensors.torch import save
+
+    if Path(path).suffix != ENDING:
+        raise SettingError(f"{path}: a model is written as {ENDING}, which is safe to open.")
+    # copies of their own: safetensors takes no views, and none that share memory
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    return save(copies, {key: json.dumps(record, ensure_ascii=False)})
+
+
+def opened(path: str | Path, key: str) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """The record under `key` of a file that `packed` made, None where there is none, and its tensors.
+
+    Raises: PathError for a file that is missing, damaged or a pickle.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
+        content = Path(path).expanduser().read_bytes()
+    except OSError as problem:
+        raise PathError(f"{path} cannot be read: {problem.strerror}. Give a model file, NAME{ENDING}.") from None
+    try:
         tensors = load(content)  # checks that the file is as long as its header says
         size = int.from_bytes(content[:8], "little")
-        record = json.loads(json.loads(content[8 : 8 + size]).get("__metadata__", {}).get(KEY, "null"))
+        record = json.loads(json.loads(content[8 : 8 + size]).get("__metadata__", {}).get(key, "null"))
     except (SafetensorError, ValueError, KeyError) as problem:
         if content[:2] == b"PK" or content[:1] == b"\x80":  # torch.save's archive, or a bare pickle
             raise PathError(
@@ -123,9 +136,7 @@ def _opened(path: str | Path, content: bytes) -> tuple[dict[str, Any], dict[str,
         raise PathError(
             f"{path} is no {ENDING} file, or not all of one ({problem}). It has {len(content)} bytes; copy it again."
         ) from None
-    if not isinstance(record, dict):
-        raise PathError(f"{path} holds tensors and does not say of which renderer: it is no model of ours.")
-    return record, tensors
+    return record if isinstance(record, dict) else None, tensors
 
 
 def _more(count: int) -> str:

@@ -9,30 +9,25 @@ where the votes alone had 0.63, 0.78 and 0.92, 0.80, 0.18. Fitting the network t
 classes explain the pixels, took longer and made all of the former worse (0.91 to 0.54).
 """
 
-import itertools
-from collections.abc import Callable, Generator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from diffrender.dvr.bake import voxels_of
-from diffrender.dvr.features import local_features
 from diffrender.dvr.renderer import Renderer
+from diffrender.dvr.segmenter import Segmenter, network_of, plain_features, standardised, visible_in
 from diffrender.dvr.view import View, Views
-from diffrender.errors import LabelError, SettingError
+from diffrender.errors import LabelError
 from diffrender.jobs import Job, Progress
 from diffrender.rays.field import Field
 from diffrender.rays.march import march
 from diffrender.volume import Volume
 
-VISIBLE = 0.002  # extinction [1/mm]: 5 cm of it cover a tenth, the least that a person sees
 LEAST_VOTE = 1e-3  # of the greatest: what a voxel must count in the painted views to be learned from
-STEPS, BATCH, RATE, HIDDEN = 400, 2048, 3e-3, 64
+STEPS, BATCH, RATE = 400, 2048, 3e-3
 AT_ONCE = 3  # classes, since the fused march is compiled for a number of channels, and pictures have four
-WAVES = (1.5, 3.0)  # of the place: what is on the left differs from what is on the right though it looks alike
-PLACES = 3  # how many of the last features are a place
 
 
 def segment(
@@ -55,11 +50,11 @@ def segment(
         transparent have none, so of a bone that is its shell.
     Raises: LabelError where nothing is painted; SettingError for a renderer without an opacity for each voxel.
     """
-    return segmenting(renderer, views, volume, seed).run(progress)
+    return segmenting(renderer, views, volume, seed).run(progress)[0]
 
 
-def segmenting(renderer: Renderer, views: Views, volume: Volume, seed: int = 0) -> Job[Volume]:
-    """`segment` as a job, which can be cancelled."""
+def segmenting(renderer: Renderer, views: Views, volume: Volume, seed: int = 0) -> Job[tuple[Volume, Segmenter]]:
+    """`segment` as a job, which can be cancelled; and what was learned, which can label other CTs."""
     painted = [view for view in views.views if view.painted]
     seen = {number for view in painted if view.paint is not None for number in view.paint.unique().tolist()}
     classes = [number for number, role in sorted(views.roles.items()) if number in seen and role.role != "ignore"]
@@ -70,21 +65,19 @@ def segmenting(renderer: Renderer, views: Views, volume: Volume, seed: int = 0) 
 
 def _segmenting(
     renderer: Renderer, painted: list[View], classes: list[int], views: Views, volume: Volume, seed: int
-) -> Generator[Progress, None, Volume]:
+) -> Generator[Progress, None, tuple[Volume, Segmenter]]:
     total = len(painted) + STEPS
-    kappa, world = _extinction(renderer, volume), volume.world_from_voxel
-    visible = kappa > VISIBLE
+    kappa, visible = visible_in(renderer, volume)
     votes = torch.zeros(len(classes) + 1, int(visible.sum()))
     for done, view in enumerate(painted, 1):
-        votes += votes_of(kappa, world, view, classes)[:, visible]
+        votes += votes_of(kappa, volume.world_from_voxel, view, classes)[:, visible]
         yield Progress(done, total)
-    features = _features(volume, visible)
-    network = yield from _learned(features, votes, seed, len(painted), total)
-    with torch.no_grad():
-        best = torch.cat([network(part).argmax(1) for part in features.split(1 << 18)])
-    labels = torch.zeros(volume.shape, dtype=torch.uint8)
-    labels[visible] = torch.tensor([0, *classes], dtype=torch.uint8)[best]
-    return replace(volume, labels=labels, names={number: views.roles[number].name for number in classes})
+    plain = plain_features(volume, visible)
+    middle, spread = plain.mean(0), plain.std(0, correction=0).clamp(min=1e-6)
+    network = yield from _learned(standardised(plain, middle, spread), votes, seed, len(painted), total)
+    names = {number: views.roles[number].name for number in classes}
+    segmenter = Segmenter(renderer, network, middle, spread, names)
+    return segmenter.labelled(volume, visible), segmenter
 
 
 def votes_of(
@@ -105,25 +98,6 @@ def votes_of(
     return torch.cat(votes)
 
 
-def _extinction(renderer: Renderer, volume: Volume) -> Float[Tensor, "k j i"]:
-    with torch.no_grad():
-        kappa = voxels_of(renderer.encode(volume)[0])[-1].float().cpu()
-    if tuple(kappa.shape) != volume.shape:
-        raise SettingError(
-            f"{renderer.name} has no opacity for each voxel of the volume ({list(kappa.shape)} for "
-            f"{list(volume.shape)}), so what is visible cannot be labelled. Segment with lookup or unet-s."
-        )
-    return kappa
-
-
-def _features(volume: Volume, visible: Bool[Tensor, "k j i"]) -> Float[Tensor, "voxel n"]:
-    plain = local_features(volume, visible, -1024.0, 3071.0)
-    plain = (plain - plain.mean(0)) / plain.std(0, correction=0).clamp(min=1e-6)
-    place = plain[:, -PLACES:]
-    waves = [wave(scale * place) for scale in WAVES for wave in (torch.sin, torch.cos)]
-    return torch.cat([plain, *waves], 1)
-
-
 def _learned(
     features: Float[Tensor, "voxel n"], votes: Float[Tensor, "c voxel"], seed: int, done: int, total: int
 ) -> Generator[Progress, None, nn.Module]:
@@ -132,21 +106,32 @@ def _learned(
     weight, shares, places = _drawn(votes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        sizes = [features.shape[1], HIDDEN, HIDDEN]
-        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-        network = nn.Sequential(*layers, nn.Linear(HIDDEN, len(votes)))
+        network = network_of(len(votes))
     optimiser = torch.optim.Adam(network.parameters(), RATE)
     limits = weight.cumsum(0)
     for step in range(1, STEPS + 1):
-        drawn = torch.searchsorted(limits, torch.rand(BATCH, generator=generator, dtype=torch.float64) * limits[-1])
-        drawn = drawn.clamp(max=len(places) - 1)
-        logs = network(features[places[drawn]]).log_softmax(1)
-        loss = -(shares[drawn] * logs).sum(1).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        with _one_thread():
+            at = torch.rand(BATCH, generator=generator, dtype=torch.float64) * limits[-1]
+            drawn = torch.searchsorted(limits, at).clamp(max=len(places) - 1)
+            logs = network(features[places[drawn]]).log_softmax(1)
+            loss = -(shares[drawn] * logs).sum(1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
         yield Progress(done + step, total, loss=loss.item())
     return network
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A step is 2 ms of work in dozens of parts, and after each of them threads wait for one another: beside another
+    busy program two threads took 43 ms a step, one alone 2."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _drawn(votes: Float[Tensor, "c voxel"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"], Int64[Tensor, "n"]]:

@@ -20,6 +20,7 @@ from diffrender.dvr.draw import Drawing
 from diffrender.dvr.model import load_model, save_model
 from diffrender.dvr.renderer import RendererSettings
 from diffrender.dvr.renderers import renderer
+from diffrender.dvr.segmenter import Segmenter, network_of, save_segmenter
 from diffrender.dvr.targets import targets_from_images
 from diffrender.dvr.transfer import TransferFunction, read_transfer, transfer_preset, write_transfer
 from diffrender.dvr.view import Role, View, Views, render_views
@@ -97,16 +98,21 @@ def test_from_a_ct_to_a_picture_and_a_segmentation(typed, patient, open_stdin):
         "baked.nrrd", "baked.vp.json", "baked.json", "baked.provenance.json",
     }  # fmt: skip
 
-    for words, name in ((["views"], "Bänder.nii.gz"), (["Modell ü"], "b.seg.nrrd")):
+    learned = ["hat gelernt.safetensors", "--ct", patient.ct]
+    for words, name in (
+        (["views", "--save", learned[0]], "Bänder.nii.gz"), (["Modell ü"], "b.seg.nrrd"), (learned, "c.nii.gz")
+    ):  # fmt: skip
         ended = typed("dvr", "segment", *words, "-o", name)
         assert ended.code == 0, ended.err
         assert re.search(r"bone: \d+ voxels, [\d.]+ ml", ended.out)
-        table = "Bänder.names.csv" if name.endswith("gz") else None
+        table = f"{name[:-7]}.names.csv" if name.endswith("gz") else None
         labelled = dr.read_volume(patient.ct, labels=name, names=table)
         true = dr.read_volume(patient.ct, labels=patient.labels)
         assert labelled.label_name(7) == "bone"
         overlap = (labelled.mask(7) & true.mask(7)).sum() / true.mask(7).sum()
         assert overlap > 0.5  # 48 voxels, painted on three views with a pixel of rim
+    again, first = (dr.read_volume(patient.ct, labels=f"{name}.nii.gz").labels for name in ("c", "Bänder"))
+    assert torch.equal(again, first)
 
 
 def test_a_training_leaves_what_it_did(typed, painted, patient):
@@ -380,6 +386,10 @@ REFUSED = {
     "no views to segment": (["segment", "MODEL"], r"was trained on is not known\. Give the views"),
     "nothing to segment": (["segment", "unpainted"], "nothing to segment"),
     "views of another CT": (["segment", "VIEWS", "--ct", "other.nii.gz"], "is not the CT that was drawn"),
+    "learned, no CT": (["segment", "learned.safetensors"], "labels any CT. Say which, with --ct"),
+    "learned and a seed": (["segment", "learned.safetensors", "--ct", "CT", "--seed", "1"], "leave out --seed"),
+    "kept as what": (["segment", "VIEWS", "--save", "s.pt"], r"--save s\.pt has no ending"),
+    "series of views": (["segment", "VIEWS", "--series", "1"], "views know the series"),
     "labels as a picture": (["segment", "VIEWS", "-o", "a.png"], r"a\.png has no ending"),
     "NaN": (["train", "nan"], "NaN"),
     "one value": (["train", "flat"], "is constant"),
@@ -420,6 +430,8 @@ def ugly(painted, model, patient, tmp_path_factory) -> Path:
     torch.save({"a": torch.zeros(3)}, place / "pickle.safetensors")
     shutil.copytree(model, place / "copy")
     save_model(place / "unet/model.safetensors", renderer("unet-s", RendererSettings(width=1 / 16)), {})
+    learned = Segmenter(renderer("lookup"), network_of(2), torch.zeros(8), torch.ones(8), {7: "bone"})
+    save_segmenter(place / "learned.safetensors", learned)
     (place / "file").write_text("x", encoding="utf-8")
     return place
 
