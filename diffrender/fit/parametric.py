@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from diffrender.fit.contour import contour
 from diffrender.fit.shape import Joint, Landmark, ShapeModel
-from diffrender.phantom.solids import Array, Point, Solid, capsule, column, drum, ellipsoid, plate, tube
+from diffrender.phantom.solids import Array, Solid, capsule, column, drum, ellipsoid, plate, tube
 
 STEP = 3.0  # between the points at which the distance to the solids is asked [mm]
 FILLET = 7.0  # where two solids meet, the edge between them is rounded over about this length [mm]
@@ -135,7 +136,10 @@ def _meshed(
     if beside:
         mirrored = (np.abs(places[0]), *places[1:])
         distance = np.maximum(distance, GAP - _together(beside, mirrored))
-    return _surface(distance, low.tolist(), triangles)
+    lattice = np.diag([STEP, STEP, STEP, 1.0])
+    lattice[:3, 3] = low
+    mesh = contour(-distance, 0.0, lattice, smoothing=20, triangles=triangles)
+    return mesh.vertices.double().numpy(), mesh.faces.numpy()
 
 
 def _together(solids: Sequence[Solid], places: Sequence[Array]) -> Array:
@@ -153,39 +157,6 @@ def _together(solids: Sequence[Solid], places: Sequence[Array]) -> Array:
         nearest = np.minimum(nearest, d) - share * share * (FILLET / 4)
     assert nearest is not None
     return nearest
-
-
-def _surface(distance: Array, origin: Point, triangles: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The zero level of distances (k, j, i) as smooth, closed triangles."""
-    from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
-    from vtkmodules.vtkCommonDataModel import vtkImageData
-    from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D, vtkQuadricDecimation, vtkWindowedSincPolyDataFilter
-
-    image = vtkImageData()
-    image.SetDimensions(*distance.shape[::-1])
-    image.SetSpacing(STEP, STEP, STEP)
-    image.SetOrigin(*(float(c) for c in origin))
-    # Negated: VTK winds faces outward where values fall from the inside out.
-    image.GetPointData().SetScalars(numpy_to_vtk(-distance.astype(np.float32).ravel(), deep=True))
-    contour = vtkFlyingEdges3D()
-    contour.SetInputData(image)
-    contour.SetValue(0, 0.0)
-    contour.ComputeNormalsOff()
-    contour.ComputeScalarsOff()
-    contour.Update()
-    smooth = vtkWindowedSincPolyDataFilter()
-    smooth.SetInputConnection(contour.GetOutputPort())
-    smooth.SetNumberOfIterations(20)
-    smooth.SetPassBand(0.05)
-    smooth.NormalizeCoordinatesOn()
-    fewer = vtkQuadricDecimation()
-    fewer.SetInputConnection(smooth.GetOutputPort())
-    fewer.SetTargetReduction(1 - triangles / contour.GetOutput().GetNumberOfPolys())
-    fewer.VolumePreservationOn()
-    fewer.Update()
-    drawn = fewer.GetOutput()
-    points = vtk_to_numpy(drawn.GetPoints().GetData()).astype(np.float64)
-    return points, vtk_to_numpy(drawn.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int64)
 
 
 def _landmarks(letter: str, points: NDArray[np.float64], first: int) -> dict[str, Landmark]:
