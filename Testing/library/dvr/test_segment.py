@@ -13,7 +13,7 @@ from diffrender.dvr.painting import paint_from_labels
 from diffrender.dvr.renderer import RendererSettings
 from diffrender.dvr.renderers import renderer
 from diffrender.dvr.segment import segment, segmenting, votes_of
-from diffrender.dvr.segmenter import Segmenter, holds_segmenter, load_segmenter, save_segmenter
+from diffrender.dvr.segmenter import Segmenter, holds_segmenter, load_segmenter, save_segmenter, visible_in
 from diffrender.dvr.transfer import TransferFunction
 from diffrender.dvr.view import Role, render_views
 from diffrender.errors import LabelError, OutputError, PathError, SettingError
@@ -132,14 +132,33 @@ def test_votes_are_what_voxels_count_in_the_pixels_of_a_paint(volume, views):
 
 
 def test_the_same_twice_and_cancelled_between(volume, views, found):
-    threads = torch.get_num_threads()
     made = renderer("lookup", RendererSettings(transfer=LOOK))
     assert torch.equal(segment(made, views, volume).labels, found.labels)
     job = segmenting(made, views, volume)
     next(job)
     job.cancel()
     assert list(job) == []
-    assert torch.get_num_threads() == threads
+
+
+def test_threads_are_as_they_were_and_the_labels_do_not_depend_on_them(volume, views, found):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        again = segment(renderer("lookup", RendererSettings(transfer=LOOK)), views, volume)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(again.labels, found.labels)
+
+
+def test_what_a_person_sees_is_visible():
+    hu = torch.tensor([-1000.0, 0.5, 2.0, 500.0])  # extinction, by LOOK: 0, 0.001, 0.004, 0.357 a mm
+    kappa, visible = visible_in(
+        renderer("lookup", RendererSettings(transfer=LOOK, bins=8192)),
+        Volume(hu.expand(2, 3, 4).clone(), torch.from_numpy(LATTICE)),
+    )
+    assert kappa[1, 2].tolist() == pytest.approx([0.0, 0.001, 0.004, 0.3567], abs=2e-4)
+    assert visible[1, 2].tolist() == [False, False, True, True]
 
 
 def test_without_paint_there_is_nothing_to_segment(volume, views):
