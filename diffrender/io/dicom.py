@@ -153,12 +153,12 @@ def _stored(frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
     for _, run in groupby(enumerate(frames), key=lambda numbered: id(numbered[1].part)):
         numbered = sorted(run, key=lambda entry: entry[1].index)
         part, header = numbered[0][1].part, numbered[0][1].header
-        arrays = _decoded(part, header, [frame.index for _, frame in numbered])
+        arrays = decoded(part, header, [frame.index for _, frame in numbered])
         for (k, _), array in zip(numbered, arrays, strict=True):
             yield k, array
 
 
-def _decoded(part: Part, header: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray]:
+def decoded(part: Part, header: Dataset, indices: Sequence[int]) -> Iterator[np.ndarray]:
     with part.open() as file, closing(_arrays(file, header, indices)) as frames:
         for index in indices:
             try:
