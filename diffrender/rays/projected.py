@@ -1,5 +1,6 @@
 """A mesh as one camera sees it: in the camera's frame, on a lattice finer than its pixels, cut to what it can see."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,47 @@ from diffrender.rays.pencil import PAD, Pencil
 # how deep it lies: a rim is off by 1e-5 px.
 PLACE_BITS = 29
 REACH = 1 << 13  # [px] from the first pixel; faces are cut there
-NEAR = 1e-6  # of the farthest vertex: what lies nearer the plane of the source is cut off
+NEAR = 1e-6  # of how far the bodies reach: what lies nearer the plane of the source is cut off
+
+
+@dataclass(frozen=True, eq=False)
+class Placing:
+    """How vertices come before a camera and onto its image.
+
+    Attributes:
+        origin: RAS [mm], from where the camera's pencil sees the body.
+        turn: camera_from_body; `shift` [mm] goes with it: points = turn @ (vertices - origin) + shift.
+        image: (column, row, 1) in pixels from the first one's centre, times depth, of a point.
+        near: the least depth [mm] that has a place.
+        reach: the farthest place [px].
+        bits: of a place that are a part of a pixel.
+    """
+
+    origin: Float[np.ndarray, "3"]
+    turn: Float[np.ndarray, "3 3"]
+    shift: Float[np.ndarray, "3"]
+    image: Float[np.ndarray, "3 3"]
+    near: float
+    reach: int
+    bits: int
+
+
+Put = Callable[[Tensor, Placing], tuple[Tensor, Tensor, bool]]
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How a projected mesh moves with the six numbers of its pose, and with modes of its shape.
+
+    Attributes:
+        rates: d x = rate (x, 1) for points in the camera's frame.
+        into_body: turns a normal from the camera's frame into the body's, and outward.
+        basis: of the vertices in the body's frame [mm]; its numbers are of the type that a Jacobian gets.
+    """
+
+    rates: Float[np.ndarray, "6 3 4"]
+    into_body: Float[np.ndarray, "3 3"]
+    basis: Float[Tensor, "n 3 mode"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +76,7 @@ class Projected:
         faces: those that are before the source and near the frame.
         bits: of a place that are a part of a pixel.
         pencil: the camera's rays, in the frame of the mesh at rest.
+        own: the type of the mesh's own vertices.
         winding: how often the surface winds about the source, as the camera sees its faces: 0 outside, 1 or -1 inside
             (a mirrored camera sees the other sign). So much the signs of every ray's crossings add up to.
         cuts: what cuts added, in their order; empty for a mesh that is well inside the camera's field.
@@ -45,6 +87,7 @@ class Projected:
     faces: Int64[Tensor, "f 3"]
     bits: int
     pencil: Pencil
+    own: torch.dtype
     winding: int
     cuts: tuple[Cut, ...] = ()
 
@@ -69,11 +112,11 @@ class Projected:
         """How the camera's frame sees the body's points move with the six numbers of the pose: d x = rate (x, 1)."""
         return -self.camera_from_body @ self.pencil.matrices[1:]
 
-    def with_cuts(self, rates: Float[Tensor, "v p 3"]) -> Float[Tensor, "n p 3"]:
+    def with_cuts(self, rates: Float[Tensor, "v 3 p"]) -> Float[Tensor, "n 3 p"]:
         """What is known of the mesh's own vertices, for those too that cuts added."""
         for cut in self.cuts:
             first, second = rates[cut.ends].unbind(1)
-            rates = torch.cat([rates, first + cut.share[:, None, None] * (second - first)])
+            rates = torch.cat([rates, first + cut.share[:, None, None].to(rates) * (second - first)])
         return rates
 
     def without_cuts(self, gradients: Float[Tensor, "n 3"]) -> Float[Tensor, "v 3"]:
@@ -87,30 +130,40 @@ class Projected:
         return gradients
 
 
-def project(body: Float[Tensor, "v 3"], faces: Int64[Tensor, "f 3"], pencil: Pencil) -> Projected:
-    """The mesh before the camera of `pencil`, whose matrices lead into a lattice of 1 mm: `body` are the vertices seen
-    from that lattice's first voxel, float64."""
+def project(
+    vertices: Float[Tensor, "v 3"],
+    faces: Int64[Tensor, "f 3"],
+    pencil: Pencil,
+    origin: Float[np.ndarray, "3"],
+    radius: float,
+    put: Put,
+) -> Projected:
+    """The mesh before the camera of `pencil`, whose matrices lead into a lattice of 1 mm with its first voxel at
+    `origin`; the vertices are at most `radius` [mm] from there. `put` is that of `surface_torch` or `surface_warp`."""
     _, row_step, column_step, row, column, distance = pencil.detector
     turn = pencil.matrices[0, :, :3].T
     shift = -turn @ (pencil.matrices[0, :, 3] - PAD)
-    points, winding, cuts = turned(body, turn, shift), 0, []
     reach = max(REACH, 1 << int(2 * max(pencil.size) - 1).bit_length())
     bits = PLACE_BITS - reach.bit_length() + 1
-    # A homogeneous point on the image: (column, row) in pixels from the first one's centre, times its depth.
     image = np.array([[distance / column_step, 0, column - 0.5], [0, distance / row_step, row - 0.5], [0, 0, 1.0]])
-    near = NEAR * float(points.abs().max())
-    at = turned(points, image)
-    if not bool((at[:, 2] >= near).all() and (at[:, :2].abs() <= reach * at[:, 2:]).all()):
+    near = NEAR * (float(np.linalg.norm(shift)) + radius)
+    points, places, all_seen = put(vertices, Placing(origin, turn, shift, image, near, reach, bits))
+    winding, cuts = 0, []
+    if not all_seen:
         winding = _winding(points, faces)
         sides = [sign * image[n] + [0, 0, reach] for n in range(2) for sign in (-1, 1)]
         for plane in [(image[2], -near), *((side, 0.0) for side in sides)]:
             points, faces, cut = _cut(points, faces, plane)
             cuts.append(cut)
-        at = turned(points, image)
+        places = places_of(turned(points, image), bits)
+    return Projected(points, places, faces, bits, pencil, vertices.dtype, winding, tuple(cuts))
+
+
+def places_of(at: Float[Tensor, "n 3"], bits: int) -> Int32[Tensor, "n 2"]:
+    """Places on the image from (column, row, 1) times depth; of points that no face needs, which may be anywhere, some
+    place."""
     places = at[:, :2] * 2.0**bits / at[:, 2:]
-    # Vertices that a cut has left behind belong to no face any more, and may be anywhere.
-    places = places.nan_to_num(0.0).round_().clamp_(-(2.0**30), 2.0**30).to(torch.int32)
-    return Projected(points, places, faces, bits, pencil, winding, tuple(cuts))
+    return places.nan_to_num(0.0).round_().clamp_(-(2.0**30), 2.0**30).to(torch.int32)
 
 
 def turned(

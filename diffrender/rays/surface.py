@@ -21,8 +21,8 @@ from diffrender.errors import GeometryError, MeshError, notify
 from diffrender.mesh import Mesh
 from diffrender.rays import surface_torch, surface_warp
 from diffrender.rays.aim import Aimed, Lattice, aim, gathered
-from diffrender.rays.projected import Projected, project, turned
-from diffrender.rays.surface_torch import DEPTH_BITS
+from diffrender.rays.pencil import Pencil
+from diffrender.rays.projected import Motion, Projected, project
 from diffrender.rays.warp_runtime import engine_of
 
 MOST_UNBALANCED = 0.01  # of the rays that meet a surface; beyond it `path_lengths` says so
@@ -118,7 +118,9 @@ def path_lengths_with_jacobian(
 
     Args: as `path_lengths`, for one camera and one motion; `xi` (6,) is where the derivative is taken, by default at
             rest.
-        basis: (modes, v, 3) [mm], how the vertices (before the motion) move with each shape coefficient.
+        basis: (modes, v, 3) [mm], how the vertices (before the motion) move with each shape coefficient. It is taken
+            without a copy where it has the vertices' type and its modes lie side by side in memory, as
+            `basis.permute(1, 2, 0).contiguous().permute(2, 0, 1)` has them: so where it is used many times.
     Returns: L (h, w) [mm] and J (h, w, 6 + modes) = d L / d (xi, coefficients); J is 0 at unbalanced rays. Detached.
     """
     if basis is not None and tuple(basis.shape[1:]) != tuple(mesh.vertices.shape):
@@ -128,38 +130,45 @@ def path_lengths_with_jacobian(
     view = _aimed([mesh], camera, None if xi is None else xi.detach(), centre)
     if view.aimed.leading:
         raise GeometryError("A Jacobian is of one camera and one motion (6,); call it once for each of several.")
-    vertices, engine = mesh.vertices.detach(), _engine(backend, mesh.vertices)
-    points = view.body(vertices)
-    seen = project(points, mesh.faces, view.aimed.pencils[0])
-    factor = _factor(seen, engine.outward(points, mesh.faces))
-    rates = seen.with_cuts(factor * _rates(seen, len(vertices), basis))
-    depths, signs, jacobian = engine.splat(seen, rates)
-    lengths, unbalanced = _finished(seen, factor, depths, signs)
+    vertices, engine = mesh.vertices.detach().contiguous(), _engine(backend, mesh.vertices)
+    seen = view.seen(vertices, mesh.faces, view.aimed.pencils[0], engine)
+    factor = _factor(seen, engine.outward(vertices, view.origin, mesh.faces))
+    shape = vertices.new_zeros((0, *vertices.shape)) if basis is None else basis.detach().to(vertices)
+    moves = seen.with_cuts(shape.permute(1, 2, 0).contiguous())
+    motion = Motion(factor * seen.pose_rates(), factor * seen.camera_from_body.T, moves)
+    depths, signs, jacobian = engine.splat(seen, motion)
+    lengths, unbalanced, some = _finished(seen, factor, engine, depths, signs)
     assert jacobian is not None
-    jacobian[unbalanced] = 0
+    if some:
+        jacobian[unbalanced] = 0
     size = seen.pencil.size
-    return lengths.to(vertices.dtype).reshape(size), jacobian.to(vertices.dtype).reshape(*size, -1)
+    return lengths.reshape(size), jacobian.reshape(*size, -1)
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    aimed: Aimed
-    origin: Float[Tensor, "3"]
+    """What a call aims at, from the middle of all bodies (RAS [mm]), and how far they reach from there [mm]."""
 
-    def body(self, vertices: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
-        """Vertices seen from the middle of all bodies, float64."""
-        return vertices.detach().to(torch.float64) - self.origin.to(vertices.device)
+    aimed: Aimed
+    origin: Float[np.ndarray, "3"]
+    radius: float
+
+    def seen(self, vertices: Tensor, faces: Tensor, pencil: Pencil, engine: ModuleType) -> Projected:
+        return project(vertices, faces, pencil, self.origin, self.radius, engine.put)
 
 
 def _aimed(bodies: list[Mesh], camera: Any, xi: Tensor | None, centre: Tensor | None) -> _View:
     """The cameras' rays in a lattice of 1 mm whose only voxel lies at the middle of all bodies."""
     if not bodies or not all(isinstance(body, Mesh) for body in bodies):
         raise MeshError(f"A mesh, or a sequence of at least one, is needed; found {bodies!r}.")
-    bounds = torch.stack([body.bounds for body in bodies])
-    middle = (bounds[:, 0].amin(0) + bounds[:, 1].amax(0)).cpu() / 2
+    # axis by axis: along the vertices of an array (v, 3), torch finds extremes five times as slowly
+    extremes = [[torch.stack(axis.aminmax()) for axis in body.vertices.detach().unbind(1)] for body in bodies]
+    bounds = torch.stack([torch.stack(axes) for axes in extremes]).to("cpu", torch.float64)
+    low, high = bounds[..., 0].amin(0), bounds[..., 1].amax(0)
     lattice = torch.eye(4, dtype=torch.float64)
-    lattice[:3, 3] = middle
-    return _View(aim(Lattice(lattice, (1, 1, 1)), camera, xi, centre), middle)
+    lattice[:3, 3] = (low + high) / 2
+    aimed = aim(Lattice(lattice, (1, 1, 1)), camera, xi, centre)
+    return _View(aimed, lattice[:3, 3].numpy().copy(), float((high - low).norm()) / 2)
 
 
 class _Lengths(torch.autograd.Function):
@@ -169,36 +178,31 @@ class _Lengths(torch.autograd.Function):
     def forward(
         ctx: Any, vertices: Tensor, xi: Tensor | None, body: Mesh, view: _View, engine: ModuleType
     ) -> tuple[Tensor, Tensor]:
-        points = view.body(vertices)
-        outward = engine.outward(points, body.faces)
-        seen = [project(points, body.faces, pencil) for pencil in view.aimed.pencils]
-        parts = [_finished(one, _factor(one, outward), *engine.splat(one)[:2]) for one in seen]
+        own = vertices.detach().contiguous()
+        outward = engine.outward(own, view.origin, body.faces)
+        seen = [view.seen(own, body.faces, pencil, engine) for pencil in view.aimed.pencils]
+        parts = [_finished(one, _factor(one, outward), engine, *engine.splat(one)[:2]) for one in seen]
         unbalanced = _stacked([part[1] for part in parts])
-        ctx.seen, ctx.outward, ctx.engine, ctx.unbalanced = seen, outward, engine, unbalanced
-        ctx.own, ctx.xi = vertices.dtype, xi
+        ctx.seen, ctx.outward, ctx.engine, ctx.xi = seen, outward, engine, xi
+        ctx.unbalanced = unbalanced if any(part[2] for part in parts) else None
         ctx.mark_non_differentiable(unbalanced)
-        return _stacked([part[0].to(vertices.dtype) for part in parts]), unbalanced
+        return _stacked([part[0] for part in parts]), unbalanced
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        g = torch.where(ctx.unbalanced, 0.0, g.to(torch.float64)) if bool(ctx.unbalanced.any()) else g.to(torch.float64)
+        own, g = g.dtype, g.to(torch.float64)
+        g = g if ctx.unbalanced is None else torch.where(ctx.unbalanced, 0.0, g)
         total, poses = None, []
         for one, image in zip(ctx.seen, g, strict=True):
-            factor = _factor(one, ctx.outward)
-            pull = one.without_cuts(factor * ctx.engine.adjoint(one, image.contiguous()))
+            into_body = _factor(one, ctx.outward) * one.camera_from_body.T
+            pull = one.without_cuts(ctx.engine.adjoint(one, into_body, image.contiguous()))
             if ctx.needs_input_grad[0]:
-                part = turned(pull, one.camera_from_body.T)
-                total = part if total is None else total + part
+                total = pull if total is None else total + pull
             if ctx.needs_input_grad[1]:
                 poses.append(_pose_gradient(one, pull))
-        return (
-            None if total is None else total.to(ctx.own),
-            gathered(poses, ctx.xi) if poses else None,
-            None,
-            None,
-            None,
-        )
+        grown = total.to(own) if total is not None and ctx.needs_input_grad[0] else None
+        return grown, gathered(poses, ctx.xi) if poses else None, None, None, None
 
 
 def _stacked(images: list[Tensor]) -> Tensor:
@@ -211,14 +215,15 @@ def _factor(seen: Projected, outward: int) -> int:
     return seen.mirrored() * outward
 
 
-def _finished(seen: Projected, factor: int, depths: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """Lengths (ray,) [mm], float64, and whether a ray's crossings do not balance (ray,)."""
-    depths = depths if factor > 0 else depths.neg_()
-    lengths = seen.ray_lengths().mul_(depths).mul_(0.5**DEPTH_BITS)  # in place: fresh memory costs more than the sums
-    unbalanced = signs != seen.winding
-    if bool(unbalanced.any()):
-        lengths = _filled(lengths.reshape(seen.pencil.size), unbalanced.reshape(seen.pencil.size)).reshape(-1)
-    return lengths, unbalanced
+def _finished(
+    seen: Projected, factor: int, engine: ModuleType, depths: Tensor, signs: Tensor
+) -> tuple[Tensor, Tensor, bool]:
+    """Lengths (ray,) [mm], whether a ray's crossings do not balance (ray,), and whether there is such a ray."""
+    lengths, unbalanced, some = engine.finish(seen, factor, depths, signs, seen.own)
+    if some:
+        size = seen.pencil.size
+        lengths = _filled(lengths.reshape(size), unbalanced.reshape(size)).reshape(-1)
+    return lengths, unbalanced, some
 
 
 def _filled(lengths: Float[Tensor, "h w"], unbalanced: Bool[Tensor, "h w"]) -> Float[Tensor, "h w"]:
@@ -243,18 +248,8 @@ def _around(image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
 def _pose_gradient(seen: Projected, pull: Float[Tensor, "v 3"]) -> Float[Tensor, "6"]:
     points = torch.cat([seen.points[: len(pull)], torch.ones_like(pull[:, :1])], 1)
     # numpy's own loop: torch adds in an order that depends on its threads
-    moment = torch.from_numpy(np.einsum("vi,vj->ij", pull.cpu().numpy(), points.cpu().numpy()))
-    return torch.einsum("nij,ij->n", torch.from_numpy(seen.pose_rates()), moment)
-
-
-def _rates(seen: Projected, count: int, basis: Tensor | None) -> Float[Tensor, "v parameter 3"]:
-    """How every vertex moves with the six numbers of the pose and with shape coefficients, in the camera's frame."""
-    points = torch.cat([seen.points[:count], torch.ones_like(seen.points[:count, :1])], 1)
-    of_pose = torch.einsum("nij,vj->vni", torch.from_numpy(seen.pose_rates()).to(points), points)
-    if basis is None:
-        return of_pose
-    turn = torch.from_numpy(seen.camera_from_body.copy()).to(points)
-    return torch.cat([of_pose, basis.detach().to(points).transpose(0, 1) @ turn.T], 1)
+    moment = np.einsum("vi,vj->ij", pull.cpu().numpy(), points.cpu().numpy())
+    return torch.from_numpy(np.einsum("nij,ij->n", seen.pose_rates(), seen.camera_from_body @ moment))
 
 
 def _engine(backend: str, vertices: Tensor) -> ModuleType:

@@ -6,11 +6,12 @@ Faces whose bounding boxes have about one size are tried against all pixel centr
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from diffrender.rays.projected import Projected
+from diffrender.rays.projected import Motion, Placing, Projected, places_of, turned
 
 DEPTH_BITS = 30  # depths are added as whole numbers of 2**-30 mm: any order of faces gives the same sum
 GRAZING = 0.05  # |n . d| in a gradient is at least this (3 degrees), where its inverse has a heavy tail
@@ -34,14 +35,24 @@ class Hits:
     weights: Float[Tensor, "hit 3"]
 
 
+def put(vertices: Float[Tensor, "v 3"], placing: Placing) -> tuple[Float[Tensor, "v 3"], Int32[Tensor, "v 2"], bool]:
+    """Vertices in the camera's frame, float64, their places on its image, and whether all of them have one."""
+    body = vertices.to(torch.float64) - torch.from_numpy(placing.origin).to(vertices.device)
+    points = turned(body, placing.turn, placing.shift)
+    at = turned(points, placing.image)
+    seen = (at[:, 2] >= placing.near).all() and (at[:, :2].abs() <= placing.reach * at[:, 2:]).all()
+    return points, places_of(at, placing.bits), bool(seen)
+
+
 def splat(
-    seen: Projected, rates: Float[Tensor, "n p 3"] | None = None
+    seen: Projected, motion: Motion | None = None
 ) -> tuple[Int64[Tensor, "ray"], Int32[Tensor, "ray"], Float[Tensor, "ray p"] | None]:
-    """The crossings of every ray: their signed depths [2**-30 mm] and their signs, summed; with `rates`, how each
-    vertex moves with some parameters, also how the path lengths do [mm]."""
+    """The crossings of every ray: their signed depths [2**-30 mm] and their signs, summed; with `motion`, also how the
+    path lengths change with its parameters [mm]."""
     on, count = seen.points.device, seen.pencil.count
     depths = torch.zeros(count, dtype=torch.int64, device=on)
     signs = torch.zeros(count, dtype=torch.int32, device=on)
+    rates = None if motion is None else _rates(seen.points, motion)
     jacobian = None if rates is None else torch.zeros((count, rates.shape[1]), dtype=torch.float64, device=on)
     for hits in hits_of(seen):
         z = depths_of(seen.points, seen, hits)
@@ -52,24 +63,42 @@ def splat(
             at_crossing = (rates[seen.faces[hits.face]] * hits.weights[:, :, None, None]).sum(1)
             moves = (at_crossing * normals[:, None]).sum(-1)
             jacobian.index_add_(0, hits.ray, levers[:, None] * moves)
-    return depths, signs, jacobian
+    return depths, signs, jacobian if motion is None or jacobian is None else jacobian.to(motion.basis.dtype)
 
 
-def adjoint(seen: Projected, g: Float[Tensor, "ray"]) -> Float[Tensor, "n 3"]:
-    """The gradient of sum(g L) in the points, were the surface turned outward and the camera no mirror."""
+def finish(
+    seen: Projected, factor: int, depths: Int64[Tensor, "ray"], signs: Int32[Tensor, "ray"], own: torch.dtype
+) -> tuple[Float[Tensor, "ray"], Bool[Tensor, "ray"], bool]:
+    """Lengths [mm], in the type `own`; whether a ray's crossings do not balance; and whether there is such a ray."""
+    unbalanced = signs != seen.winding
+    lengths = seen.ray_lengths() * (factor * depths) * 0.5**DEPTH_BITS
+    return lengths.to(own), unbalanced, bool(unbalanced.any())
+
+
+def adjoint(seen: Projected, into_body: Float[np.ndarray, "3 3"], g: Float[Tensor, "ray"]) -> Float[Tensor, "n 3"]:
+    """The gradient of sum(g L) in the points, in the frame of the body, where `into_body` turns normals outward too."""
     out = torch.zeros_like(seen.points)
     for hits in hits_of(seen):
         normals, levers = _levers(seen, hits)
         pull = (g[hits.ray] * levers)[:, None] * normals
         for corner in range(3):
             out.index_add_(0, seen.faces[hits.face, corner], hits.weights[:, corner, None] * pull)
-    return out
+    return turned(out, into_body)
 
 
-def outward(body: Float[Tensor, "v 3"], faces: Int64[Tensor, "f 3"]) -> int:
+def outward(vertices: Float[Tensor, "v 3"], origin: Float[np.ndarray, "3"], faces: Int64[Tensor, "f 3"]) -> int:
     """-1 for a surface that is inside out, one that encloses a negative volume; 1 otherwise."""
+    body = vertices.to(torch.float64) - torch.from_numpy(origin).to(vertices.device)
     a, b, c = body[faces].unbind(1)
     return -1 if float((a * torch.linalg.cross(b, c)).sum()) < 0 else 1
+
+
+def _rates(points: Float[Tensor, "n 3"], motion: Motion) -> Float[Tensor, "n p 3"]:
+    """How every point moves with each parameter, in the camera's frame."""
+    homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
+    of_pose = torch.einsum("nij,vj->vni", torch.from_numpy(motion.rates).to(points), homogeneous)
+    of_shape = motion.basis.to(points).transpose(1, 2) @ torch.from_numpy(motion.into_body.copy()).to(points)
+    return torch.cat([of_pose, of_shape], 1)
 
 
 def depths_of(points: Float[Tensor, "n 3"], seen: Projected, hits: Hits) -> Float[Tensor, "hit"]:
