@@ -33,23 +33,33 @@ class Quadric:
     above: tuple[Float[np.ndarray, "3"], float] | None = None
 
     def chord(
-        self, source: Float[np.ndarray, "3"], directions: Float[np.ndarray, "ray 3"]
+        self, source: Float[np.ndarray, "3"], directions: Float[np.ndarray, "3 ray"]
     ) -> tuple[Float[np.ndarray, "ray"], Float[np.ndarray, "ray"]]:
         """Where each ray enters and leaves, from the source [mm]; the same place twice where it misses."""
         scale = self.axes / np.array(self.radii)[:, None]  # a row of zeros for the endless axis
-        d, start = directions @ scale.T, scale @ (source - self.centre)
-        a, half = np.einsum("rx,rx->r", d, d), d @ start
+        start, metric = scale @ (source - self.centre), scale.T @ scale
+        a = sum(metric[n, m] * directions[n] * directions[m] * (1 + (n != m)) for n in range(3) for m in range(n, 3))
+        half = _along(directions, start @ scale)
         root = half * half - a * (start @ start - 1)
         met = root > 0
         middle, reach = -half / a, np.sqrt(np.where(met, root, 0)) / a
         first, last = middle - reach, middle + reach
         if self.above is not None:
             normal, offset = self.above
-            slope = directions @ normal
+            slope = _along(directions, normal)
             crossing = (offset - normal @ source) / np.where(slope == 0, 1e-12, slope)
             first = np.where(slope > 0, np.maximum(first, crossing), first)
             last = np.where(slope > 0, last, np.minimum(last, crossing))
-        return np.where(met & (last > first), first, middle), np.where(met & (last > first), last, middle)
+        met &= last > first
+        return np.where(met, first, middle), np.where(met, last, middle)
+
+    def near(self, source: Float[np.ndarray, "3"], directions: Float[np.ndarray, "3 ray"]) -> Bool[np.ndarray, "ray"]:
+        """Which rays meet the ball around it; all of them where it is endless."""
+        if not np.isfinite(self.radii).all():
+            return np.ones(directions.shape[1], dtype=bool)
+        offset = self.centre - source
+        along = _along(directions, offset)
+        return offset @ offset - along * along < max(self.radii) ** 2
 
     def holds(self, points: Float[np.ndarray, "*n 3"]) -> Bool[np.ndarray, "*n"]:
         """Whether points, RAS [mm], lie inside."""
@@ -59,17 +69,28 @@ class Quadric:
 
 
 def length_in_any(
-    solids: Sequence[Quadric], source: Float[np.ndarray, "3"], directions: Float[np.ndarray, "ray 3"]
+    solids: Sequence[Quadric], source: Float[np.ndarray, "3"], directions: Float[np.ndarray, "3 ray"]
 ) -> Float[np.ndarray, "ray"]:
-    """How far each ray runs inside any of the solids: what several share counts once [mm]."""
-    if not solids:
-        return np.zeros(len(directions))
-    chords = [solid.chord(source, directions) for solid in solids]
-    first, last = (np.stack([chord[n] for chord in chords]) for n in range(2))
+    """How far each ray (unit directions) runs inside any of the solids [mm]: what several share counts once."""
+    lengths = np.zeros(directions.shape[1])
+    near = [solid.near(source, directions) for solid in solids]
+    some = np.flatnonzero(np.any(near, axis=0)) if solids else np.zeros(0, dtype=int)
+    if not len(some):
+        return lengths
+    first, last = np.zeros((2, len(solids), len(some)))
+    for n, solid in enumerate(solids):
+        here = near[n][some]
+        first[n, here], last[n, here] = solid.chord(source, directions[:, some[here]])
     order = np.argsort(first, axis=0)
     first, last = np.take_along_axis(first, order, 0), np.take_along_axis(last, order, 0)
     so_far = np.maximum.accumulate(np.concatenate([first[:1], last[:-1]]), axis=0)
-    return np.maximum(last - np.maximum(first, so_far), 0).sum(0)
+    lengths[some] = np.maximum(last - np.maximum(first, so_far), 0).sum(0)
+    return lengths
+
+
+def _along(directions: Float[np.ndarray, "3 ray"], vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "ray"]:
+    # Three products, not a matrix's: a library of matrices puts several threads on it, and they wait for each other.
+    return directions[0] * vector[0] + directions[1] * vector[1] + directions[2] * vector[2]
 
 
 @dataclass(frozen=True)

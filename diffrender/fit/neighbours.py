@@ -3,7 +3,7 @@
 They are drawn from solids told by their distance, so that a second surface at another distance is their marrow's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,14 +13,17 @@ from jaxtyping import Float
 from numpy.random import Generator
 
 from diffrender.errors import MeshError
+from diffrender.fit import landmarks
 from diffrender.fit.confounders import Anatomy
+from diffrender.fit.contour import contour
+from diffrender.fit.landmarks import head_of
 from diffrender.mesh import Mesh
 from diffrender.phantom.solids import Solid, drum, ellipsoid, tube
 
 STEP = 2.0  # mm of the lattice that a template is contoured on
 CORTEX, CORTEX_THIN, END_PLATE = 4.0, 2.2, 1.6  # mm: of a femur's shaft, of its ends, of a vertebra
 DISC = 9.0  # mm between two vertebrae
-CUP_RADII = np.arange(19.0, 31.0)  # [mm] tried for the acetabulum
+CUP = (18.0, 33.0)  # mm; radii of acetabula
 CARTILAGE = 2.0  # mm between the cup's bone and the head's
 BASE_TILT = 0.65  # rad: how far the sacrum's end plate looks forward, to begin with
 
@@ -48,8 +51,8 @@ def anatomy_of(parts: Sequence[Mesh], heads: Float[np.ndarray, "2 3"] | None = N
             f"A pelvis consists of left hip, right hip and sacrum; {len(parts)} surfaces were given. Femurs and spine "
             "cannot be placed beside them: turn `femurs`, `spine` and `torso` off, or give all three."
         )
-    cups = [socket(mesh) for mesh in parts[:2]]
-    centres = np.stack([centre for centre, _ in cups]) if heads is None else np.asarray(heads, dtype=np.float64)
+    cups = [_cup(mesh, None if heads is None else heads[n]) for n, mesh in enumerate(parts[:2])]
+    centres = np.stack([centre for centre, _ in cups])
     right = centres[1] - centres[0]
     right /= np.linalg.norm(right)
     head = np.array([0.0, 0, 1]) - right[2] * right
@@ -62,20 +65,18 @@ def anatomy_of(parts: Sequence[Mesh], heads: Float[np.ndarray, "2 3"] | None = N
     return Anatomy(centres, radius, axes, base, up, float(np.percentile(np.abs(across), 99.5)))
 
 
-def socket(hip: Mesh) -> tuple[Float[np.ndarray, "3"], float]:
-    """Centre and radius [mm] of the acetabulum: the place on which most of the surface looks from one distance."""
-    from scipy.spatial import cKDTree
-
+def _cup(hip: Mesh, head: Float[np.ndarray, "3"] | None) -> tuple[Float[np.ndarray, "3"], float]:
+    """Centre and radius [mm] of the acetabulum, the latter alone where the centre is known."""
     points, normals = hip.vertices.detach().double().numpy(), vertex_normals(hip)
-    best: tuple[int, Float[np.ndarray, "3"], float] = (0, points.mean(0), 25.0)
-    for radius in CUP_RADII:
-        aimed_at = points + radius * normals
-        near = cKDTree(aimed_at).query_ball_point(aimed_at, 2.5)
-        votes = np.array([len(some) for some in near])
-        most = int(votes.argmax())
-        if votes[most] > best[0]:
-            best = (int(votes[most]), aimed_at[near[most]].mean(0), float(radius))
-    return best[1], best[2]
+    faces = hip.faces.numpy()
+    if head is None:
+        used = np.zeros(len(points), dtype=bool)
+        used[faces] = True
+        return head_of(landmarks.Bone(points, faces, normals, used))[:2]
+    way = head - points
+    distance = np.linalg.norm(way, axis=1)
+    lunate = (distance > CUP[0]) & (distance < CUP[1]) & ((way * normals).sum(1) > 0.95 * distance)
+    return head, float(np.median(distance[lunate])) if lunate.any() else sum(CUP) / 2
 
 
 def vertex_normals(mesh: Mesh) -> Float[np.ndarray, "v 3"]:
@@ -178,30 +179,17 @@ def _box(solids: Sequence[Solid]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _contour(solids: Sequence[Solid], low: np.ndarray, high: np.ndarray, depth) -> Mesh:
+def _contour(
+    solids: Sequence[Solid], low: np.ndarray, high: np.ndarray, depth: float | Callable[[np.ndarray], np.ndarray]
+) -> Mesh:
     """The surface at `depth` [mm, or a function of z] below that of the solids' union."""
-    import vtkmodules.util.numpy_support as convert
-    from vtkmodules.vtkCommonDataModel import vtkImageData
-    from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D
-
     axes = [np.arange(a, b + STEP, STEP, dtype=np.float32) for a, b in zip(low, high, strict=True)]
     z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij", sparse=True)
-    distance = np.min([np.broadcast_to(solid.distance(x, y, z), [len(a) for a in axes[::-1]]) for solid in solids], 0)
-    values = np.ascontiguousarray(-(distance + (depth(z) if callable(depth) else depth)), dtype=np.float32)
-    image = vtkImageData()
-    image.SetDimensions(len(axes[0]), len(axes[1]), len(axes[2]))
-    image.SetSpacing(STEP, STEP, STEP)
-    image.SetOrigin(*(float(a[0]) for a in axes))
-    image.GetPointData().SetScalars(convert.numpy_to_vtk(values.reshape(-1), deep=True))
-    contour = vtkFlyingEdges3D()
-    contour.SetInputData(image)
-    contour.SetValue(0, 0.0)
-    contour.Update()
-    surface = contour.GetOutput()
-    points = convert.vtk_to_numpy(surface.GetPoints().GetData())
-    faces = convert.vtk_to_numpy(surface.GetPolys().GetConnectivityArray()).reshape(-1, 3)
-    mesh = Mesh(torch.from_numpy(points.copy()), torch.from_numpy(faces.astype(np.int64)))
-    return mesh if float(mesh.enclosed_volume) > 0 else Mesh(mesh.vertices, mesh.faces.flip(1))
+    size = [len(axis) for axis in axes[::-1]]
+    distance = np.min([np.broadcast_to(solid.distance(x, y, z), size) for solid in solids], axis=0)
+    lattice = np.diag([STEP, STEP, STEP, 1.0])
+    lattice[:3, 3] = [axis[0] for axis in axes]
+    return contour(-(distance + (depth(z) if callable(depth) else depth)), 0.0, lattice)
 
 
 def _placed(bone: Bone, matrix: np.ndarray, at: np.ndarray) -> Bone:

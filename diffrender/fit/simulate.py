@@ -23,7 +23,7 @@ from diffrender.rays.surface import surface_pass
 from diffrender.volume import Volume
 from diffrender.xray import Radiograph, RadiographSettings, radiograph
 
-PARTS = ("left_hip", "right_hip", "sacrum")
+PARTS = ("left hip", "right hip", "sacrum")
 LABELS = {1: "left hip", 2: "right hip", 3: "vertebrae", 4: "sacrum", 5: "left femur", 6: "right femur"}  # DeepFluoro's
 CIOS_FIELD = 1536 * 0.194  # mm; the panel of a Siemens CIOS Fusion
 FAT, MUSCLE, DISC, TOOL = -95.0, 50.0, 90.0, 12000.0  # HU at the energy of the frame
@@ -170,7 +170,7 @@ def simulate(
         made = [_of_volume(bodies, view, settings, seed, n) for n, view in enumerate(views)]
     else:
         patient = patient_of(bodies, settings, seed, landmarks)
-        made = [_of_patient(patient, view, settings, seed, n) for n, view in enumerate(views)]
+        made = [_of_patient(patient, view, n) for n, view in enumerate(views)]
     return made[0] if isinstance(camera, Camera) else made
 
 
@@ -197,7 +197,10 @@ def patient_of(
     landmarks: Mapping[str, Float[Tensor, "3"]] | None = None,
 ) -> Patient:
     """The bones given, with the neighbours that the settings ask for. Raises: MeshError."""
-    parts = dict(bodies) if isinstance(bodies, Mapping) else dict(zip(_names(len(bodies)), bodies, strict=True))
+    if isinstance(bodies, Mapping):
+        parts = {name.replace("_", " "): mesh for name, mesh in bodies.items()}
+    else:
+        parts = dict(zip(_names(len(bodies)), bodies, strict=True))
     if set(PARTS) <= set(parts):
         parts = {name: parts[name] for name in (*PARTS, *(name for name in parts if name not in PARTS))}
     marks = dict(landmarks or {})
@@ -220,43 +223,44 @@ def patient_of(
 
 
 def attenuation_of(
-    patient: Patient, camera: Camera, settings: SimulateSettings, seed: int
-) -> tuple[Float[Tensor, "h w"], Float[Tensor, "label h w"]]:
-    """p of Beer and Lambert through the whole patient (h, w), and each label's path length (label, h, w) [mm]."""
-    water = water_attenuation(settings.energy)
-    around = _mu(MUSCLE, water) if settings.torso else 0.0
+    patient: Patient, camera: Camera
+) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"], Float[Tensor, "label h w"], Float[Tensor, "label h w"]]:
+    """p of Beer and Lambert through the whole patient, and through the bones given in their torso alone, (h, w) each;
+    then each label's path length (label, h, w) [mm], of all bones and of those given."""
+    settings, water, size = patient.truth.settings, water_attenuation(patient.truth.settings.energy), camera.image_size
+    soft = patient.anatomy is not None and settings.torso
+    around = _mu(MUSCLE, water) if soft else 0.0
+    bare, beyond = np.zeros(size), np.zeros(size)
     source, rays = camera.rays()
-    origin, directions = source.numpy(), rays.reshape(-1, 3).numpy()
-    size = camera.image_size
-    p = torch.zeros(size, dtype=torch.float64)
-    if settings.torso and patient.anatomy is not None:
-        p += torch.from_numpy(_soft(patient.anatomy, settings, seed, origin, directions)).reshape(size)
-    lengths = torch.zeros(len(LABELS), *size)
-    for label, outer, inner, dense, spongy in patient.bones:
+    origin, directions = source.numpy(), np.ascontiguousarray(rays.reshape(-1, 3).numpy().T)
+    if patient.anatomy is not None:
+        tissue, gas, wire = _soft(patient.anatomy, patient.truth, origin, directions)
+        bare += tissue.reshape(size)
+        beyond += (wire - gas).reshape(size)
+    lengths = np.zeros((len(LABELS), *size), dtype=np.float32)
+    for n, (label, outer, inner, dense, spongy) in enumerate(patient.bones):
+        if n == len(patient.truth.parts):
+            own = lengths.copy()
         whole = _length(outer, camera)
-        core = torch.minimum(_length(inner, camera).clamp(min=0), whole) if inner is not None else 0.0
-        p += (dense - around) * whole - (dense - spongy) * core
+        core = np.minimum(np.maximum(_length(inner, camera), 0), whole) if inner is not None else 0.0
+        (bare if n < len(patient.truth.parts) else beyond)[:] += (dense - around) * whole - (dense - spongy) * core
         lengths[label - 1] += whole
+    own = lengths if len(patient.bones) == len(patient.truth.parts) else own  # pyright: ignore[reportPossiblyUnbound]
     for disc in patient.discs:
-        p += (_mu(DISC, water) - around) * _length(disc, camera)
-    if settings.tool and patient.anatomy is not None:
-        wire = tool(patient.anatomy, _generator(seed, "tool"))
-        p += torch.from_numpy(_mu(TOOL, water) * length_in_any([wire], origin, directions)).reshape(size)
-    return p.clamp(min=0), lengths
+        beyond += (_mu(DISC, water) - around) * _length(disc, camera)
+    both = (torch.from_numpy(np.maximum(p, 0)) for p in (bare + beyond, bare))
+    return (*both, torch.from_numpy(lengths), torch.from_numpy(own))
 
 
-def _of_patient(patient: Patient, camera: Camera, settings: SimulateSettings, seed: int, view: int) -> Simulated:
-    p, lengths = attenuation_of(patient, camera, settings, seed)
-    masks = lengths > SEEN
-    plain = settings.clean()
-    own = replace(patient, bones=patient.bones[: len(patient.truth.parts)], discs=())
-    bare, own_lengths = attenuation_of(own, camera, plain, seed)
+def _of_patient(patient: Patient, camera: Camera, view: int) -> Simulated:
+    p, bare, lengths, own = attenuation_of(patient, camera)
+    settings, seed = patient.truth.settings, patient.truth.seed
     shared = {"ids": tuple(LABELS), "names": LABELS}
     frame = detected(p, camera, settings, seed, view, patient.truth)
-    clean = detected(bare, camera, plain, seed, view, patient.truth)
+    clean = detected(bare, camera, settings.clean(), seed, view, patient.truth)
     return Simulated(
-        replace(frame, path_lengths=lengths, masks=masks, **shared),
-        replace(clean, path_lengths=own_lengths, masks=own_lengths > SEEN, **shared),
+        replace(frame, path_lengths=lengths, masks=lengths > SEEN, **shared),
+        replace(clean, path_lengths=own, masks=own > SEEN, **shared),
         patient.truth,
     )
 
@@ -310,21 +314,28 @@ def detected(
 
 
 def _soft(
-    anatomy: Anatomy, settings: SimulateSettings, seed: int, source: np.ndarray, directions: np.ndarray
-) -> np.ndarray:
-    water = water_attenuation(settings.energy)
-    fat, muscle = _mu(FAT, water), _mu(MUSCLE, water)
-    body = soft_tissue(anatomy, _generator(seed, "torso"))
-    inside = length_in_any(body.inner, source, directions)
-    p = fat * length_in_any(body.outer, source, directions) + (muscle - fat) * inside
-    for lump, share in body.lumps:
-        p -= share * (muscle - fat) * np.minimum(length_in_any([lump], source, directions), inside)
-    return p - muscle * length_in_any(body.gas, source, directions) if settings.gas else p
+    anatomy: Anatomy, truth: Truth, source: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """p through soft tissue, what gas takes away of it, and p through a tool; (ray,) each, zeros for what is off."""
+    settings, water = truth.settings, water_attenuation(truth.settings.energy)
+    p, gas, wire = np.zeros((3, directions.shape[1]))
+    if settings.torso:
+        fat, muscle = _mu(FAT, water), _mu(MUSCLE, water)
+        body = soft_tissue(anatomy, _generator(truth.seed, "torso"))
+        inside = length_in_any(body.inner, source, directions)
+        p = fat * length_in_any(body.outer, source, directions) + (muscle - fat) * inside
+        for lump, share in body.lumps:
+            p -= share * (muscle - fat) * np.minimum(length_in_any([lump], source, directions), inside)
+        gas = muscle * length_in_any(body.gas, source, directions) if settings.gas else gas
+    if settings.tool:
+        rod = tool(anatomy, _generator(truth.seed, "tool"))
+        wire = _mu(TOOL, water) * length_in_any([rod], source, directions)
+    return p, gas, wire
 
 
-def _length(mesh: Mesh, camera: Camera) -> Float[Tensor, "h w"]:
+def _length(mesh: Mesh, camera: Camera) -> Float[np.ndarray, "h w"]:
     """Quietly: a shrunk surface may cross itself, and is clamped where it is used."""
-    return surface_pass(mesh, camera).lengths.double()
+    return surface_pass(mesh, camera).lengths.detach().double().numpy()
 
 
 def _neighbour(label: int, bone: Bone, random: Generator, water: float) -> tuple[int, Mesh, Mesh | None, float, float]:
@@ -363,9 +374,9 @@ def _marker(size: tuple[int, int], random: Generator) -> Tensor:
     return torch.from_numpy(np.asarray(canvas).copy() > 127)
 
 
-def _seen(truth: Truth | None, camera: Camera) -> dict[str, tuple[float, float]] | None:
+def _seen(truth: Truth, camera: Camera) -> dict[str, tuple[float, float]] | None:
     """Where the landmarks lie in the image, those inside it."""
-    if truth is None or not truth.landmarks:
+    if not truth.landmarks:
         return None
     found = {}
     for name, point in truth.landmarks.items():
@@ -380,7 +391,7 @@ def _label(n: int) -> int:
 
 
 def _names(count: int) -> list[str]:
-    return [PARTS[n] if n < len(PARTS) else f"part_{n}" for n in range(count)]
+    return [PARTS[n] if n < len(PARTS) else f"part {n + 1}" for n in range(count)]
 
 
 def _mu(hu: float, water: float) -> float:
