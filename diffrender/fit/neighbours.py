@@ -17,6 +17,7 @@ from diffrender.fit import landmarks
 from diffrender.fit.confounders import Anatomy
 from diffrender.fit.contour import contour
 from diffrender.fit.landmarks import head_of
+from diffrender.fit.scene import vertex_normals
 from diffrender.mesh import Mesh
 from diffrender.phantom.solids import Solid, drum, ellipsoid, tube
 
@@ -67,7 +68,7 @@ def anatomy_of(parts: Sequence[Mesh], heads: Float[np.ndarray, "2 3"] | None = N
 
 def _cup(hip: Mesh, head: Float[np.ndarray, "3"] | None) -> tuple[Float[np.ndarray, "3"], float]:
     """Centre and radius [mm] of the acetabulum, the latter alone where the centre is known."""
-    points, normals = hip.vertices.detach().double().numpy(), vertex_normals(hip)
+    points, normals = hip.vertices.detach().double().numpy(), normals_of(hip)
     faces = hip.faces.numpy()
     if head is None:
         used = np.zeros(len(points), dtype=bool)
@@ -79,20 +80,19 @@ def _cup(hip: Mesh, head: Float[np.ndarray, "3"] | None) -> tuple[Float[np.ndarr
     return head, float(np.median(distance[lunate])) if lunate.any() else sum(CUP) / 2
 
 
-def vertex_normals(mesh: Mesh) -> Float[np.ndarray, "v 3"]:
-    """Outward unit normals, weighted by the faces' areas."""
-    points, faces = mesh.vertices.detach().double().numpy(), mesh.faces.numpy()
-    a, b, c = (points[faces[:, n]] for n in range(3))
-    flat, normals = np.cross(b - a, c - a), np.zeros_like(points)
-    for corner in range(3):
-        np.add.at(normals, faces[:, corner], flat)
-    normals *= np.sign(float(mesh.enclosed_volume)) or 1.0
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+def outward(mesh: Mesh) -> Mesh:
+    """The surface wound outward."""
+    return mesh if float(mesh.enclosed_volume) >= 0 else Mesh(mesh.vertices, mesh.faces.flip(1), mesh.source)
+
+
+def normals_of(mesh: Mesh) -> Float[np.ndarray, "v 3"]:
+    """Outward unit normals of a surface that is wound outward."""
+    return vertex_normals(mesh.vertices.detach().double(), mesh.faces).numpy()
 
 
 def shrunk(mesh: Mesh, depth: float) -> Mesh:
     """The surface `depth` [mm] below: what encloses the spongy bone. Where a plate is thinner it turns inside out."""
-    moved = mesh.vertices.detach() - depth * torch.from_numpy(vertex_normals(mesh)).to(mesh.vertices)
+    moved = mesh.vertices.detach() - depth * vertex_normals(mesh.vertices.detach(), mesh.faces)
     return Mesh(moved, mesh.faces)
 
 
@@ -207,7 +207,7 @@ def _moved(mesh: Mesh, matrix: np.ndarray, at: np.ndarray) -> Mesh:
 def _sacral_base(sacrum: Mesh, origin: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Middle and normal of the end plate: the patch below the promontory's height that looks up and forward."""
     points = (sacrum.vertices.detach().double().numpy() - origin) @ axes.T
-    normals = vertex_normals(sacrum) @ axes.T
+    normals = normals_of(sacrum) @ axes.T
     up = np.array([0, np.sin(BASE_TILT), np.cos(BASE_TILT)])
     central = np.abs(points[:, 0] - np.median(points[:, 0])) < 16
     for reach in (0.75, 0.85):

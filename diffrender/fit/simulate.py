@@ -16,7 +16,7 @@ from torch import Tensor
 from diffrender.camera import Camera, c_arm
 from diffrender.errors import SettingError
 from diffrender.fit.confounders import Anatomy, length_in_any, soft_tissue, tool
-from diffrender.fit.neighbours import Bone, anatomy_of, femurs, lumbar_spine, shrunk
+from diffrender.fit.neighbours import Bone, anatomy_of, femurs, lumbar_spine, outward, shrunk
 from diffrender.mesh import Mesh
 from diffrender.physics.attenuation import water_attenuation
 from diffrender.rays.surface import surface_pass
@@ -203,11 +203,12 @@ def patient_of(
         parts = dict(zip(_names(len(bodies)), bodies, strict=True))
     if set(PARTS) <= set(parts):
         parts = {name: parts[name] for name in (*PARTS, *(name for name in parts if name not in PARTS))}
+    parts = {name: outward(mesh) for name, mesh in parts.items()}
     marks = dict(landmarks or {})
     heads = np.stack([_point(marks[f"FH-{side}"]) for side in "lr"]) if {"FH-l", "FH-r"} <= set(marks) else None
     wanted = settings.torso or settings.femurs or settings.spine or settings.tool
     anatomy = anatomy_of(list(parts.values()), heads) if wanted else None
-    water, random = water_attenuation(settings.energy), _generator(seed, "bones")
+    water, random = water_attenuation(settings.energy), generator(seed, "bones")
     bones = []
     for n, mesh in enumerate(parts.values()):
         depth, dense, spongy = (random.uniform(*span) for span in (CORTEX_DEPTH, CORTEX, SPONGY))
@@ -215,8 +216,8 @@ def patient_of(
         bones.append((_label(n), mesh, inner, _mu(dense if inner else 600.0, water), _mu(spongy, water)))
     discs: list[Mesh] = []
     if anatomy is not None:
-        thighs = femurs(anatomy, _generator(seed, "femurs")) if settings.femurs else []
-        column, discs = lumbar_spine(anatomy, _generator(seed, "spine")) if settings.spine else ([], [])
+        thighs = femurs(anatomy, generator(seed, "femurs")) if settings.femurs else []
+        column, discs = lumbar_spine(anatomy, generator(seed, "spine")) if settings.spine else ([], [])
         labelled = [*zip((5, 6), thighs, strict=False), *((3, bone) for bone in column)]
         bones += [_neighbour(label, bone, random, water) for label, bone in labelled]
     return Patient(Truth(_joined(parts), parts, marks, settings, seed), bones, discs, anatomy)
@@ -237,19 +238,17 @@ def attenuation_of(
         tissue, gas, wire = _soft(patient.anatomy, patient.truth, origin, directions)
         bare += tissue.reshape(size)
         beyond += (wire - gas).reshape(size)
-    lengths = np.zeros((len(LABELS), *size), dtype=np.float32)
+    own, beside = np.zeros((2, len(LABELS), *size), dtype=np.float32)
     for n, (label, outer, inner, dense, spongy) in enumerate(patient.bones):
-        if n == len(patient.truth.parts):
-            own = lengths.copy()
-        whole = _length(outer, camera)
-        core = np.minimum(np.maximum(_length(inner, camera), 0), whole) if inner is not None else 0.0
-        (bare if n < len(patient.truth.parts) else beyond)[:] += (dense - around) * whole - (dense - spongy) * core
-        lengths[label - 1] += whole
-    own = lengths if len(patient.bones) == len(patient.truth.parts) else own  # pyright: ignore[reportPossiblyUnbound]
+        p, lengths = (bare, own) if n < len(patient.truth.parts) else (beyond, beside)
+        through = _length(outer, camera)
+        core = np.minimum(np.maximum(_length(inner, camera), 0), through) if inner is not None else 0.0
+        p += (dense - around) * through - (dense - spongy) * core
+        lengths[label - 1] += through
     for disc in patient.discs:
         beyond += (_mu(DISC, water) - around) * _length(disc, camera)
-    both = (torch.from_numpy(np.maximum(p, 0)) for p in (bare + beyond, bare))
-    return (*both, torch.from_numpy(lengths), torch.from_numpy(own))
+    whole, bare = (torch.from_numpy(np.maximum(p, 0)) for p in (bare + beyond, bare))
+    return whole, bare, torch.from_numpy(own + beside), torch.from_numpy(own)
 
 
 def _of_patient(patient: Patient, camera: Camera, view: int) -> Simulated:
@@ -281,12 +280,12 @@ def detected(
     settings: SimulateSettings,
     seed: int,
     view: int,
-    truth: Truth | None = None,
+    truth: Truth,
 ) -> Radiograph:
     """What the detector makes of attenuation p: blur, shutters, scatter, noise and a burnt-in marker, in that order."""
     from scipy.ndimage import gaussian_filter
 
-    random = _generator(seed, "detector", view)
+    random = generator(seed, "detector", view)
     image = np.exp(-p.numpy())
     if settings.blur:
         image = gaussian_filter(image, settings.blur, mode="nearest")
@@ -321,14 +320,14 @@ def _soft(
     p, gas, wire = np.zeros((3, directions.shape[1]))
     if settings.torso:
         fat, muscle = _mu(FAT, water), _mu(MUSCLE, water)
-        body = soft_tissue(anatomy, _generator(truth.seed, "torso"))
+        body = soft_tissue(anatomy, generator(truth.seed, "torso"))
         inside = length_in_any(body.inner, source, directions)
         p = fat * length_in_any(body.outer, source, directions) + (muscle - fat) * inside
         for lump, share in body.lumps:
             p -= share * (muscle - fat) * np.minimum(length_in_any([lump], source, directions), inside)
         gas = muscle * length_in_any(body.gas, source, directions) if settings.gas else gas
     if settings.tool:
-        rod = tool(anatomy, _generator(truth.seed, "tool"))
+        rod = tool(anatomy, generator(truth.seed, "tool"))
         wire = _mu(TOOL, water) * length_in_any([rod], source, directions)
     return p, gas, wire
 
@@ -402,6 +401,6 @@ def _point(point: Float[Tensor, "3"]) -> Float[np.ndarray, "3"]:
     return torch.as_tensor(point).detach().double().numpy()
 
 
-def _generator(seed: int, what: str, view: int = 0) -> Generator:
-    """Each thing has its own, so that turning one off does not change the others."""
+def generator(seed: int, what: str, view: int = 0) -> Generator:
+    """The owner of all that is random about one thing: turning one off does not change the others."""
     return np.random.default_rng([seed, view, *what.encode()])
