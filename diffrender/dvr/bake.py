@@ -1,6 +1,6 @@
 """Baking: what a trained renderer learned, as something that Slicer's own volume rendering draws live.
 
-A renderer that gives every voxel colour and extinction becomes an RGBA volume of 8 bits; one that is a transfer
+A renderer that gives every voxel colour and extinction becomes an RGBA volume of 8 or 16 bits; one that is a transfer
 function becomes that, and can be baked as well. Alpha is linear in the extinction kappa, which VTK interpolates between
 voxels as the march does, and the opacity function makes 1 - exp(-kappa d) of it afterwards.
 """
@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8, UInt16
 from torch import Tensor
 
 from diffrender.dvr.renderer import Marched, Plain, Renderer
@@ -24,7 +24,8 @@ from diffrender.rays.march_torch import changed, classified
 from diffrender.views import eye
 from diffrender.volume import Volume
 
-LEVELS = 255
+BITS = (8, 16)
+POINTS = 255  # of the opacity function, besides 0
 # Extinction is cut off where a voxel's edge is this opaque: what lies beyond cannot be seen, and the levels that it
 # would take are wanted for what is thin. Which is best depends on the volume, so it is tried.
 CEILINGS = (0.9999, 0.999, 0.99, 0.97)
@@ -38,7 +39,7 @@ UNIT = (
 TABLE_UNIT = 0.1  # mm
 # VTK samples a transfer function as finely as its closest points lie, at least 1024 times, and reads it half a sample
 # off; two points this close take its pictures from 44 to 60 dB of ours.
-CLOSEST_HU, CLOSEST_LEVEL = 0.5, 0.02
+CLOSEST_HU, CLOSEST_POINT = 0.5, 0.02
 
 _REASONS = {
     "vnetl16-17": "colours its picture after compositing 16 features, so no voxel has a colour",
@@ -53,43 +54,60 @@ class Baked:
     """A volume of colours, to be drawn with dependent components.
 
     Attributes:
-        rgba: (k, j, i, 4): red, green and blue (sRGB display values, not premultiplied), and kappa / kappa_max * 255.
+        rgba: (k, j, i, 4), levels from 0 to 255 or, in 16 bits, 65535: red, green and blue (sRGB display values, not
+            premultiplied), and kappa / kappa_max.
         world_from_voxel: (4, 4), RAS [mm].
-        kappa_max: extinction of alpha 255 [1/mm].
+        kappa_max: extinction of the highest alpha [1/mm].
         name: of the renderer.
     """
 
-    rgba: UInt8[Tensor, "k j i 4"]
+    rgba: UInt8[Tensor, "k j i 4"] | Int32[Tensor, "k j i 4"]
     world_from_voxel: Float[Tensor, "4 4"]
     kappa_max: float
     name: str = ""
 
+    @property
+    def bits(self) -> int:
+        """8 or 16, which lie in an int32: not every torch has an uint16."""
+        return 8 if self.rgba.dtype == torch.uint8 else 16
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "k j i 4"] | UInt16[np.ndarray, "k j i 4"]:
+        """The levels as files and VTK take them."""
+        return self.rgba.contiguous().numpy().astype(np.uint8 if self.bits == 8 else np.uint16, copy=False)
+
     @cached_property
     def opacities(self) -> tuple[tuple[float, float], ...]:
-        """(alpha 0 to 255, opacity over `UNIT`), the opacity function."""
+        """(alpha, opacity over `UNIT`), the opacity function."""
         return self.opacities_over(UNIT)
 
     def opacities_over(self, length: float) -> tuple[tuple[float, float], ...]:
-        """(alpha 0 to 255, opacity over `length` [mm])."""
-        levels = np.insert(np.arange(LEVELS + 1.0), 1, CLOSEST_LEVEL)
-        opacity = -np.expm1(-self.kappa_max * levels / LEVELS * length)
-        return tuple(zip(levels.tolist(), opacity.tolist(), strict=True))
+        """(alpha, opacity over `length` [mm])."""
+        points = np.insert(np.arange(POINTS + 1.0), 1, CLOSEST_POINT)
+        opacity = -np.expm1(-self.kappa_max * points / POINTS * length)
+        return tuple(zip((points * (_highest(self.bits) / POINTS)).tolist(), opacity.tolist(), strict=True))
 
     def field(self) -> Field:
         """The same for our own march."""
-        values = self.rgba.permute(3, 0, 1, 2).float() / LEVELS
+        values = self.rgba.permute(3, 0, 1, 2).float() / _highest(self.bits)
         values[3] *= self.kappa_max
         return Field(values, self.world_from_voxel)
 
 
-def bake(renderer: Renderer, volume: Volume) -> Baked:
-    """Colour and extinction of every voxel, in 8 bits.
+def bake(renderer: Renderer, volume: Volume, bits: int = 8) -> Baked:
+    """Colour and extinction of every voxel, in 8 bits or in 16.
+
+    8 bits is what every program takes that shows RGBA, VTK's CPU mapper among them. 16 bits are for VTK's GPU mapper:
+    twice the memory, and closer to what the renderer draws where much is thin, or where OpenGL runs in software, which
+    interpolates 8 bits in 8 bits.
 
     A transfer function that is learned can be baked too, changed by the voxels or not, but its voxels are then
     classified before they are interpolated, which a Notice says: `transfer_of` gives away whole what nothing changes.
 
     Raises: SettingError for a renderer that has no colour and opacity a voxel, saying why and what to do.
     """
+    if bits not in BITS:
+        raise SettingError(f"A volume is baked in {' or '.join(map(str, BITS))} bits, not {bits}.")
     check_bakes(renderer)
     with torch.no_grad():
         field = renderer.encode(volume)[0]
@@ -111,7 +129,7 @@ def bake(renderer: Renderer, volume: Volume) -> Baked:
     if float(kappa.max()) == 0:
         notify(f"{volume.source or 'The volume'}: {renderer.name} shows nothing of it, so the baked volume is empty.")
     baked = [
-        _levelled(colour, kappa, highest, field.world_from_voxel, renderer.name)
+        _levelled(colour, kappa, highest, field.world_from_voxel, renderer.name, bits)
         for highest in _ceilings(kappa, field.voxel_size)
     ]
     return (
@@ -182,21 +200,38 @@ def _spread(colour: Float[Tensor, "3 k j i"], visible: Tensor) -> Float[Tensor, 
 
 
 def _ceilings(kappa: Tensor, edge: float) -> list[float]:
-    """The extinctions [1/mm] that alpha 255 may stand for, those of `CEILINGS` and what there is."""
+    """The extinctions [1/mm] that the highest alpha may stand for, those of `CEILINGS` and what there is."""
     most = float(kappa.max()) or 1.0
     return sorted({min(most, float(-np.log1p(-opacity)) / edge) for opacity in CEILINGS})
 
 
 def _levelled(
-    colour: Float[Tensor, "3 k j i"], kappa: Float[Tensor, "k j i"], highest: float, world: Tensor, name: str
+    colour: Float[Tensor, "3 k j i"], kappa: Float[Tensor, "k j i"], highest: float, world: Tensor, name: str, bits: int
 ) -> Baked:
-    level = kappa.clamp(max=highest) * (LEVELS / highest)
+    levels = _highest(bits)
+    level = kappa.clamp(max=highest) * (levels / highest)
     noise = torch.rand(kappa.shape, generator=torch.Generator().manual_seed(0)).to(kappa)
-    alpha = (level + torch.where(level < DITHERED, noise, 0.5)).floor().clamp(max=LEVELS)
-    if alpha.min() > 0:
-        alpha[0, 0, 0] = 0  # VTK spans the opacity function from the least alpha there is to the greatest
-    rgba = torch.cat([(colour * LEVELS).round(), alpha[None]]).to(torch.uint8)
-    return Baked(rgba.permute(1, 2, 3, 0).contiguous().cpu(), world, highest, name)
+    alpha = (level + torch.where(level < DITHERED, noise, 0.5)).floor().clamp(max=levels)
+    rgba = torch.cat([(colour * levels).round(), alpha[None]]).permute(1, 2, 3, 0)
+    return Baked(_spanning(rgba.to(torch.uint8 if bits == 8 else torch.int32).contiguous().cpu()), world, highest, name)
+
+
+def _spanning(rgba: Tensor) -> Tensor:
+    """The same with a voxel of no alpha at all, and in 16 bits one of the least and one of the most of each colour.
+
+    VTK spans the opacity function from the least alpha there is to the greatest, and colours of 16 bits so too. Two
+    voxels that are as good as transparent are given up for it.
+    """
+    clearest, next_to_it = rgba[..., 3].flatten().topk(2, largest=False).indices.tolist()
+    voxels = rgba.view(-1, 4)
+    voxels[clearest, 3] = 0
+    if rgba.dtype != torch.uint8:
+        voxels[clearest, :3], voxels[next_to_it, :3] = 0, _highest(16)
+    return rgba
+
+
+def _highest(bits: int) -> int:
+    return 2**bits - 1
 
 
 def _closest(baked: list[Baked], field: Field) -> Baked:

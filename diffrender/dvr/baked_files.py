@@ -18,6 +18,7 @@ from diffrender.quiet import without_native_output
 
 FORMAT = 1
 SUFFIX = ".nrrd"
+TYPES = {8: ("uint8", "u1"), 16: ("uint16", "<u2")}  # as NRRD names them, and numpy; the low byte first
 
 
 def write_baked(path: str | Path, baked: Baked) -> list[Path]:
@@ -36,7 +37,7 @@ def write_baked(path: str | Path, baked: Baked) -> list[Path]:
         with whole(place) as file:
             file.write(_header(baked).encode("ascii"))
             with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=4, mtime=0, filename="") as packed:
-                packed.write(baked.rgba.contiguous().numpy().data)
+                packed.write(baked.pixels.astype(TYPES[baked.bits][1]).data)
         write_whole(files[1], json.dumps(_property(baked), indent=2) + "\n")
         write_whole(files[2], json.dumps(_record(baked, place), indent=2) + "\n")
     return files
@@ -61,12 +62,16 @@ def read_baked(path: str | Path) -> Baked:
             image = sitk.ReadImage(str(found(volume)))
     except RuntimeError:
         raise PathError(f"{volume} cannot be read, or it is damaged. Bake it again.") from None
-    if image.GetNumberOfComponentsPerPixel() != 4 or image.GetPixelID() != sitk.sitkVectorUInt8:
-        raise ImageError(f"{volume} holds no RGBA of 8 bits, so it is no baked volume. Bake it again.")
+    if image.GetNumberOfComponentsPerPixel() != 4 or image.GetPixelID() not in (
+        sitk.sitkVectorUInt8,
+        sitk.sitkVectorUInt16,
+    ):
+        raise ImageError(f"{volume} holds no RGBA of 8 or 16 bits, so it is no baked volume. Bake it again.")
     world = np.eye(4)
     world[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
     world[:3, 3] = image.GetOrigin()
-    rgba = torch.from_numpy(sitk.GetArrayFromImage(image))
+    pixels = sitk.GetArrayFromImage(image)
+    rgba = torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.int32))
     return Baked(rgba, torch.from_numpy(RAS_FROM_LPS @ world), kappa_max, str(name))
 
 
@@ -77,7 +82,8 @@ def _header(baked: Baked) -> str:
     lines = [
         "NRRD0004",
         "# RGBA by DiffRender: alpha is extinction, see the .json of the same name; research use only",
-        "type: uint8",
+        f"type: {TYPES[baked.bits][0]}",
+        *(["endian: little"] if baked.bits > 8 else []),
         "dimension: 4",
         "space: left-posterior-superior",
         f"sizes: {components} {i} {j} {k}",
@@ -93,7 +99,7 @@ def _property(baked: Baked) -> dict[str, Any]:
     edge = float(np.cbrt(abs(np.linalg.det(baked.world_from_voxel[:3, :3].numpy()))))
     opacities = baked.opacities_over(edge)
     # The colours are the volume's own; a property has some all the same.
-    grey = [(0.0, 0.0, 0.0, 0.0), (255.0, 1.0, 1.0, 1.0)]
+    grey = [(0.0, 0.0, 0.0, 0.0), (opacities[-1][0], 1.0, 1.0, 1.0)]
     record = json.loads(write_volume_property(Points(grey, opacities, UNIT), baked.name, whole=True))
     record["volumeProperties"][0]["independentComponents"] = False
     return record
@@ -102,7 +108,8 @@ def _property(baked: Baked) -> dict[str, Any]:
 def _record(baked: Baked, place: Path) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "what": "baked volume: red, green, blue (sRGB, not premultiplied) and extinction / kappa_max * 255",
+        "what": "baked volume: red, green, blue (sRGB, not premultiplied) and extinction / kappa_max, in levels",
+        "levels": 2**baked.bits - 1,
         "renderer": baked.name,
         "volume": place.name,
         "property": place.with_suffix(".vp.json").name,

@@ -69,7 +69,7 @@ def draw_in_vtk(
         "unit_distance": transfer.unit_distance,
     }
     values = volume.values if volume.values.dtype in (torch.int16, torch.float32) else volume.values.float()
-    return draw_classified(values, volume.world_from_voxel, look, camera, settings)
+    return draw_classified(values.detach().cpu().contiguous().numpy(), volume.world_from_voxel, look, camera, settings)
 
 
 def draw_baked_in_vtk(
@@ -77,11 +77,13 @@ def draw_baked_in_vtk(
 ) -> Float[Tensor, "*batch 4 h w"]:
     """A baked volume as VTK shows it, with dependent components; as `draw_in_vtk`."""
     look = {"colours": None, "opacities": [list(point) for point in baked.opacities], "unit_distance": UNIT}
-    return draw_classified(baked.rgba, baked.world_from_voxel, look, camera, settings)
+    if baked.bits != 8 and settings is not None and settings.mapper == "cpu":
+        raise SettingError("VTK's CPU mapper draws colours of 8 bits alone. Bake in 8 bits, or take the GPU mapper.")
+    return draw_classified(baked.pixels, baked.world_from_voxel, look, camera, settings)
 
 
 def draw_classified(
-    values: Shaped[Tensor, "k j i"] | Shaped[Tensor, "k j i 4"],
+    values: Shaped[np.ndarray, "k j i"] | Shaped[np.ndarray, "k j i 4"],
     world_from_voxel: Float[Tensor, "4 4"],
     look: dict[str, Any],
     camera: Camera | Sequence[Camera],
@@ -103,7 +105,7 @@ def draw_classified(
         "world_from_image": (world_from_voxel @ torch.diag(torch.cat([1 / spacing, spacing.new_ones(1)]))).tolist(),
         "cameras": [_view_of(one, world_from_voxel, shape) for one in cameras],
     }
-    images = _drawn_elsewhere(values.detach().cpu().contiguous().numpy(), task, settings.seconds)
+    images = _drawn_elsewhere(values, task, settings.seconds)
     drawn = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return drawn[0] if isinstance(camera, Camera) else drawn
 
@@ -116,7 +118,9 @@ def why_not() -> str | None:
     look = {"colours": [[0, 1, 1, 1], [1, 1, 1, 1]], "opacities": [[0, 1], [1, 1]], "unit_distance": 1.0}
     camera = Camera(axes, 10.0, (1.0, 1.0), (8, 8))
     try:
-        draw_classified(torch.ones((3, 3, 3)), torch.eye(4, dtype=torch.float64), look, camera, VtkSettings(seconds=60))
+        draw_classified(
+            np.ones((3, 3, 3), np.float32), torch.eye(4, dtype=torch.float64), look, camera, VtkSettings(seconds=60)
+        )
     except BackendError as problem:
         return str(problem)
     return None

@@ -65,16 +65,23 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(-10 * ((a - b) ** 2).mean().log10())
 
 
-def test_voxels_keep_their_look(volume):
+# A level is 1/255 of kappa_max and is met on both sides: measured 59 dB. Of 16 bits, 1/65535: only where the extinction
+# is cut off they differ (measured 75 dB).
+@pytest.mark.parametrize(("bits", "highest", "least"), [(8, 255, 52), (16, 65535, 65)])
+def test_voxels_keep_their_look(volume, bits, highest, least):
     look = SOFT.at(volume.values.float()).movedim(-1, 0)
     made = of_voxels(look[:3], look[3])
-    baked = bake(made, volume)
+    baked = bake(made, volume, bits)
     camera = eye(volume, (0.3, 0.8, 0.2), (60, 60))
     assert baked.rgba.shape == (*SHAPE, 4)
-    assert baked.rgba[..., 3].max() == 255
+    assert baked.bits == bits
+    assert baked.rgba[..., 3].max() == baked.opacities[-1][0] == highest
     assert baked.rgba[..., 3].min() == 0
-    # A level is 1/255 of kappa_max and is met on both sides: measured 59 dB.
-    assert psnr(march(baked.field(), camera), made(volume, camera)) > 52
+    assert psnr(march(baked.field(), camera), made(volume, camera)) > least
+    alpha, opacity = np.array(baked.opacities).T
+    assert opacity == pytest.approx(1 - np.exp(-baked.kappa_max * alpha / highest))
+    with pytest.raises(SettingError, match="in 8 or 16 bits, not 12"):
+        bake(made, volume, 12)
 
 
 def test_haze_of_less_than_a_level_stays(volume):
@@ -172,8 +179,9 @@ def test_other_ways_to_put_samples_together_are_refused():
         transfer_of(made)
 
 
-def test_files_hold_it_all_where_it_lies(tmp_path):
-    rgba = torch.randint(0, 256, (5, 6, 7, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize(("kind", "highest"), [(torch.uint8, 255), (torch.int32, 65535)])
+def test_files_hold_it_all_where_it_lies(tmp_path, kind, highest):
+    rgba = torch.randint(0, highest + 1, (5, 6, 7, 4), dtype=kind, generator=torch.Generator().manual_seed(1))
     baked = Baked(rgba, torch.from_numpy(LATTICE), 0.83, "unet-s")
     files = write_baked(tmp_path / "größe 1.nrrd", baked)
     assert [file.name for file in files] == ["größe 1.nrrd", "größe 1.vp.json", "größe 1.json"]
@@ -190,7 +198,8 @@ def test_files_hold_it_all_where_it_lies(tmp_path):
     assert look["independentComponents"] is False
     points = look["components"][0]["scalarOpacity"]["points"]
     edge = (1.3 * 1.9 * 2.7) ** (1 / 3)  # Slicer measures in voxel edges
-    assert points[-1]["x"] == 255
+    assert points[-1]["x"] == highest
+    assert json.loads(files[2].read_text())["levels"] == highest
     assert points[-1]["y"] == pytest.approx(1 - np.exp(-0.83 * edge))
 
 

@@ -88,7 +88,7 @@ def test_a_film_shows_the_turn(drawing, tmp_path):
     found = np.array([[np.abs(frame - image).mean() for image in wanted] for frame in frames])
     assert len(frames) == 6
     assert found.argmin(1).tolist() == [0, 1, 2, 3, 4, 5]
-    # Of 255: H.264 blurs colours, and readers differ in what its YUV is in red, green and blue (measured 2; upside down 6).
+    # Of 255: H.264 blurs colours, and readers differ in what its YUV is in RGB (measured 2; upside down 6).
     assert found.diagonal().max() < 3
 
 

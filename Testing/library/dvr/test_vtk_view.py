@@ -9,10 +9,12 @@ import torch
 import phantoms
 from diffrender.camera import Camera
 from diffrender.dvr import vtk_view
-from diffrender.dvr.bake import Baked, finely
+from diffrender.dvr.bake import Baked, bake, finely
+from diffrender.dvr.renderer import RendererSettings
+from diffrender.dvr.renderers import renderer
 from diffrender.dvr.transfer import TransferFunction
 from diffrender.dvr.vtk_view import VtkSettings, draw_baked_in_vtk, draw_in_vtk
-from diffrender.errors import BackendError, SettingError
+from diffrender.errors import BackendError, Notice, SettingError
 from diffrender.rays.field import Field, MarchSettings
 from diffrender.rays.march import march
 from diffrender.volume import Volume
@@ -86,6 +88,19 @@ def test_a_baked_volume_looks_as_we_draw_it(volume):
         here = within(volume, camera)
         # Without a GPU VTK's library interpolates textures of 8 bits in 8 bits.
         assert psnr(image[:, here], ours[:, here]) > 48
+
+
+def test_sixteen_bits_are_closer(volume):
+    """Of a volume whose colours and opacities use a part of the levels: VTK spans 16 bits by what there is."""
+    mist = TransferFunction(LOOK.colours, ((-900.0, 0.001), (300.0, 0.05)))
+    with pytest.warns(Notice, match="classifies what lies between voxels"):
+        baked = bake(renderer("lookup", RendererSettings(transfer=mist)), volume, bits=16)
+    for camera, image in zip(cameras(volume), draw_baked_in_vtk(baked, cameras(volume)), strict=True):
+        here = within(volume, camera)
+        # What is left are the picture's 8 bits (58.9 dB) and what was given to two voxels so that all levels are used.
+        assert psnr(image[:, here], march(baked.field(), camera)[:, here]) > 54
+    with pytest.raises(SettingError, match="colours of 8 bits alone"):
+        draw_baked_in_vtk(baked, cameras(volume), VtkSettings(mapper="cpu"))
 
 
 def test_vtk_that_ends_its_process_is_an_error_with_a_way_out(volume, monkeypatch):
