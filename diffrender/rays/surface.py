@@ -140,7 +140,7 @@ def path_lengths_with_jacobian(
     lengths, unbalanced, some = _finished(seen, factor, engine, depths, signs)
     assert jacobian is not None
     if some:
-        jacobian[unbalanced] = 0
+        jacobian.index_fill_(0, torch.nonzero(unbalanced)[:, 0], 0.0)
     size = seen.pencil.size
     return lengths.reshape(size), jacobian.reshape(*size, -1)
 

@@ -494,6 +494,36 @@ def test_backends_agree_to_the_last_unit(egg):
         assert (a - b).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("modes", [0, 1, 23])
+def test_kernels_and_twin_have_one_jacobian_and_one_gradient(dtype, modes):
+    """Faces of one pixel and of hundreds, cut at the image's rims; modes in vectors of 16 and 4, and what is left."""
+    pytest.importorskip("warp")
+    fine, coarse = surfaces.of_ellipsoid(phantoms.ellipsoid(CENTRE), 3, dtype), surfaces.of_box(phantoms.box(CENTRE))
+    coarse = dr.Mesh(coarse.vertices.to(dtype), coarse.faces)
+    for mesh, size in ((fine, SIZE), (coarse, (30, 26)), (fine, (33, 3)), (coarse, (7, 11))):
+        camera = dataclasses.replace(camera_at(), image_size=size, principal_point=(size[0] * 0.4, size[1] * 0.7))
+        basis = torch.randn((modes, *mesh.vertices.shape), generator=torch.Generator().manual_seed(8), dtype=dtype)
+        beside = basis.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+        found = []
+        for backend, given in (("torch", basis), ("warp", basis), ("warp", beside)):
+            vertices = mesh.vertices.clone().requires_grad_()
+            lengths = dr.path_lengths(dr.Mesh(vertices, mesh.faces), camera, XI, backend=backend)
+            (lengths * torch.linspace(-1, 2, lengths.numel()).reshape(size)).sum().backward()
+            same, jacobian = path_lengths_with_jacobian(mesh, camera, given, XI, backend=backend)
+            assert torch.equal(lengths.detach(), same)
+            assert jacobian.shape == (*size, 6 + modes)
+            assert jacobian.dtype == dtype
+            found.append((jacobian.double(), vertices.grad.double()))
+        assert torch.equal(found[1][0], found[2][0])
+        # Sums of float32 numbers that all but cancel where a face leaves as another enters; float64 to its rounding.
+        least = 2e-5 if dtype == torch.float32 else 1e-9
+        for twin, kernel in zip(*found[:2], strict=True):
+            scale = twin.abs().reshape(-1, twin.shape[-1]).amax(0)
+            assert (scale > 0).all()
+            assert ((kernel - twin).abs().reshape(-1, twin.shape[-1]).amax(0) < least * scale).all()
+
+
 def test_what_cannot_be_is_said(backend, egg):
     camera = camera_at()
     with pytest.raises(SettingError, match="backend is one of auto, torch, warp"):
