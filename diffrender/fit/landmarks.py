@@ -11,8 +11,6 @@ Names as in DeepFluoro (Grupp et al., Int. J. CARS 15 (2020) 759, doi:10.1007/s1
     ASIS  anterior superior iliac spine: the foremost point of the crest
 """
 
-import csv
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +115,7 @@ def head_of(bone: Bone) -> tuple[np.ndarray, float, np.ndarray]:
 def _head(bone: Bone) -> tuple[np.ndarray, np.ndarray]:
     """The smallest weights on the lunate surface that add up to 1 and to the centre."""
     centre, _, lunate = head_of(bone)
-    system = np.row_stack([np.ones(len(lunate)), (bone.points[lunate] - centre).T])
+    system = np.vstack([np.ones(len(lunate)), (bone.points[lunate] - centre).T])
     weights = np.linalg.lstsq(system, np.array([1.0, 0, 0, 0]), rcond=None)[0]
     return lunate, weights
 

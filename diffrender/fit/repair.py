@@ -236,7 +236,7 @@ def _patch(loop: list[int], points: np.ndarray, faces: np.ndarray, what: str) ->
     n = len(loop)
     if n > LONGEST_HOLE:
         raise MeshError(
-            f"{what} is open along a rim of {n} edges: that is no hole but a missing part of the surface. Give surfaces "
+            f"{what} is open along a rim of {n} edges: that is no hole but a missing piece of it. Give surfaces "
             "that are closed."
         )
     if n < 3:
