@@ -1,7 +1,7 @@
 """Correspondence: one template warped to each of many bodies, so that vertex n is the same place in all of them.
 
-A template is brought to a body by a similarity (closest points that also face the same way), bone by bone by a rigid
-motion, and then by a smooth displacement: a Gaussian process, whose coarse parts move first.
+A template is brought to a body by a similarity (closest points that also face the same way), and then bone by bone by
+an affine and a smooth displacement: a Gaussian process, whose coarse parts move first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,7 @@ class CorrespondenceSettings:
     Attributes:
         lengths: over which a displacement is alike [mm], each a part of the Gaussian process.
         amplitudes: how far each part may go, one standard deviation per axis [mm].
+        shift, strain: standard deviations of a bone's own shift [mm] and of its turn and stretch [mm/mm].
         points: places that carry the displacement of a bone; more follow finer detail.
         rounds: of closest points, while the trust in them rises.
         trust: how far off closest points are taken to be in the first and in the last round [mm].
@@ -41,6 +42,8 @@ class CorrespondenceSettings:
 
     lengths: tuple[float, ...] = (80.0, 40.0, 20.0, 10.0)
     amplitudes: tuple[float, ...] = (8.0, 5.0, 3.0, 1.5)
+    shift: float = 10.0
+    strain: float = 0.1
     points: int = 300
     rounds: int = 20
     trust: tuple[float, float] = (6.0, 0.6)
@@ -52,7 +55,16 @@ class CorrespondenceSettings:
             raise SettingError(
                 f"lengths and amplitudes go together; there are {len(self.lengths)} and {len(self.amplitudes)}."
             )
-        numbers = (*self.lengths, *self.amplitudes, self.points, self.rounds, *self.trust, self.facing)
+        numbers = (
+            *self.lengths,
+            *self.amplitudes,
+            self.shift,
+            self.strain,
+            self.points,
+            self.rounds,
+            *self.trust,
+            self.facing,
+        )
         if min(numbers) <= 0 or not 0 <= self.sliding <= 1:
             raise SettingError(f"All of these are above zero, and sliding is 0 to 1: {self}.")
 
@@ -92,7 +104,7 @@ class _Target:
 
     def sees(self, points: Float[np.ndarray, "v 3"]) -> Bool[np.ndarray, "v"]:
         """Whether places lie in the image, so that a bone there would show."""
-        if self.index_from_world is None:
+        if self.index_from_world is None or self.last is None:
             return np.ones(len(points), bool)
         return _within(moved(points, self.index_from_world), self.last)
 
@@ -138,10 +150,11 @@ def _of_labels(body: Volume, names: Sequence[str]) -> dict[str, _Target]:
     for name in names:
         label = ids.get(_words(name))
         if label is None:
-            seen = ", ".join(sorted(body.label_name(label) for label in body.label_ids))
+            words = set().union(*map(_words, names))
+            near = sorted(body.label_name(n) for n in body.label_ids if words & _words(body.label_name(n)))
             raise LabelError(
-                f"{what} has no label named {name!r} (or {'_'.join(reversed(name.split()))!r}); it has {seen or 'none'}. "
-                "Rename the label, or give a table of names."
+                f"{what} has no label named {name!r}. Of its {len(ids)} labels {', '.join(near) or 'none'} may "
+                "be meant by the template's parts. Rename the label, or give a table of names."
             )
         found[name] = _of_mask(body.mask(label).numpy(), lattice)
     return found
@@ -165,15 +178,15 @@ def _of_mask(mask: Bool[np.ndarray, "k j i"], lattice: Float[np.ndarray, "4 4"])
     return _target(mesh, cut, index_from_world, last)
 
 
-def _within(index: np.ndarray, last: np.ndarray | None) -> Bool[np.ndarray, "n"]:
-    return ((index > 0.3) & (index < last - 0.3)).all(1)
+def _within(index: Float[np.ndarray, "n 3"], last: Float[np.ndarray, "3"]) -> Bool[np.ndarray, "n"]:
+    return np.all((index > 0.3) & (index < last - 0.3), axis=1)
 
 
 def _of_meshes(body: Mapping[str, Mesh], names: Sequence[str], n: int) -> dict[str, _Target]:
     if missing := [name for name in names if name not in body]:
         raise MeshError(
-            f"Body {n} has no surface of {', '.join(missing)}; it has {', '.join(body) or 'none'}. Name its surfaces as "
-            "the template's parts."
+            f"Body {n} has no surface of {', '.join(missing)}; it has {', '.join(body) or 'none'}. Name its surfaces "
+            "as the template's parts."
         )
     return {name: _target(body[name], np.zeros(len(body[name].vertices), bool)) for name in names}
 
@@ -240,10 +253,6 @@ def _warped(
     warped = {}
     for name, finder in finders.items():
         points = placed[template.range_of(name)]
-        for _ in range(15):
-            index, weights = finder.closest(points, _normals(points, faces[name]))
-            if weights.sum() > 3:
-                points = moved(points, rigid(points, finder.target.points[index], weights))
         warped[name] = _displaced(points, faces[name], finder, settings)
     return warped
 
@@ -288,10 +297,19 @@ def _starts(template: ShapeModel, finders: Mapping[str, _Finder]) -> list[np.nda
     """From three parts on their middles say how the body lies; with fewer, its principal axes do, in all four ways."""
     mean = template.mean.double().numpy()
     targets = [finder.target.points[~finder.target.cut] for finder in finders.values()]
-    own = np.stack([mean[template.range_of(name)].mean(0) for name in finders])
-    theirs = np.stack([points.mean(0) for points in targets])
-    if len(own) >= 3:
-        return [_similarity(own, theirs, np.ones(len(own)))]
+    if len(targets) >= 3:
+        theirs = np.stack([points.mean(0) for points in targets])
+        start = np.eye(4)
+        seen = np.ones(len(mean), bool)
+        # The middle of a bone that is cut off is that of the template's part inside the image, once it lies there.
+        for _ in range(12 if any(finder.target.cut.any() for finder in finders.values()) else 1):
+            own = np.stack([mean[h][seen[h]].mean(0) for h in (template.range_of(name) for name in finders)])
+            start = _similarity(own, theirs, np.ones(len(own)))
+            for name, finder in finders.items():
+                here = template.range_of(name)
+                seen[here] = finder.target.sees(moved(mean[here], start))
+                seen[here] |= not seen[here].any()
+        return [start]
     everything = np.concatenate(targets)
     a, b = _axes(mean), _axes(everything)
     starts = []
@@ -369,18 +387,18 @@ def _basis(points: np.ndarray, settings: CorrespondenceSettings) -> Float[np.nda
     some = _kernel(points[chosen], points[chosen], settings)
     values, vectors = np.linalg.eigh(some)
     kept = values > 1e-4 * values[-1]
-    return _kernel(points, points[chosen], settings) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    smooth = _kernel(points, points[chosen], settings) @ (vectors[:, kept] / np.sqrt(values[kept]))
+    # An affine part reaches as far as the bone does: what the image cut off follows what is seen.
+    affine = np.c_[np.full(len(points), settings.shift), settings.strain * (points - points.mean(0))]
+    return np.c_[affine, smooth]
 
 
 def _kernel(a: np.ndarray, b: np.ndarray, settings: CorrespondenceSettings) -> np.ndarray:
     square = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
-    return sum(
-        (
-            s**2 * np.exp(-square / (2 * length**2))
-            for length, s in zip(settings.lengths, settings.amplitudes, strict=True)
-        ),
-        np.zeros_like(square),
-    )
+    total = np.zeros_like(square)
+    for length, amplitude in zip(settings.lengths, settings.amplitudes, strict=True):
+        total += amplitude**2 * np.exp(-square / (2 * length**2))
+    return total
 
 
 def _spread(points: np.ndarray, count: int) -> np.ndarray:
@@ -412,8 +430,8 @@ def _to_surface(points: np.ndarray, mesh: Mesh) -> Float[np.ndarray, "n"]:
 
     surface, corners, cells = vtkPolyData(), vtkPoints(), vtkCellArray()
     corners.SetData(numpy_to_vtk(mesh.vertices.detach().double().numpy(), deep=True))
-    rows = np.insert(mesh.faces.numpy(), 0, 3, axis=1)
-    cells.SetCells(len(rows), numpy_to_vtkIdTypeArray(np.ascontiguousarray(rows.ravel()), deep=True))
+    offsets = np.arange(0, 3 * len(mesh.faces) + 1, 3)
+    cells.SetData(*(numpy_to_vtkIdTypeArray(n, deep=True) for n in (offsets, mesh.faces.numpy().ravel())))
     surface.SetPoints(corners)
     surface.SetPolys(cells)
     distance, found = vtkImplicitPolyDataDistance(), vtkDoubleArray()
