@@ -212,22 +212,9 @@ def _levelled(
     level = kappa.clamp(max=highest) * (levels / highest)
     noise = torch.rand(kappa.shape, generator=torch.Generator().manual_seed(0)).to(kappa)
     alpha = (level + torch.where(level < DITHERED, noise, 0.5)).floor().clamp(max=levels)
+    alpha.view(-1)[alpha.argmin()] = 0  # VTK spans the opacity function from the least alpha there is to the greatest
     rgba = torch.cat([(colour * levels).round(), alpha[None]]).permute(1, 2, 3, 0)
-    return Baked(_spanning(rgba.to(torch.uint8 if bits == 8 else torch.int32).contiguous().cpu()), world, highest, name)
-
-
-def _spanning(rgba: Tensor) -> Tensor:
-    """The same with a voxel of no alpha at all, and in 16 bits one of the least and one of the most of each colour.
-
-    VTK spans the opacity function from the least alpha there is to the greatest, and colours of 16 bits so too. Two
-    voxels that are as good as transparent are given up for it.
-    """
-    clearest, next_to_it = rgba[..., 3].flatten().topk(2, largest=False).indices.tolist()
-    voxels = rgba.view(-1, 4)
-    voxels[clearest, 3] = 0
-    if rgba.dtype != torch.uint8:
-        voxels[clearest, :3], voxels[next_to_it, :3] = 0, _highest(16)
-    return rgba
+    return Baked(rgba.to(torch.uint8 if bits == 8 else torch.int32).contiguous().cpu(), world, highest, name)
 
 
 def _highest(bits: int) -> int:

@@ -91,13 +91,13 @@ def test_a_baked_volume_looks_as_we_draw_it(volume):
 
 
 def test_sixteen_bits_are_closer(volume):
-    """Of a volume whose colours and opacities use a part of the levels: VTK spans 16 bits by what there is."""
+    """Of a volume whose colours and opacities use a part of the levels: VTK spans alpha by what there is."""
     mist = TransferFunction(LOOK.colours, ((-900.0, 0.001), (300.0, 0.05)))
     with pytest.warns(Notice, match="classifies what lies between voxels"):
         baked = bake(renderer("lookup", RendererSettings(transfer=mist)), volume, bits=16)
     for camera, image in zip(cameras(volume), draw_baked_in_vtk(baked, cameras(volume)), strict=True):
         here = within(volume, camera)
-        # What is left are the picture's 8 bits (58.9 dB) and what was given to two voxels so that all levels are used.
+        # What is left are the picture's 8 bits (58.9 dB).
         assert psnr(image[:, here], march(baked.field(), camera)[:, here]) > 54
     with pytest.raises(SettingError, match="colours of 8 bits alone"):
         draw_baked_in_vtk(baked, cameras(volume), VtkSettings(mapper="cpu"))
