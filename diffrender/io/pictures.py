@@ -28,7 +28,7 @@ class Picture:
     """The numbers of a picture, and what the file says of them.
 
     Attributes:
-        values: (h, w) float32.
+        values: (h, w) float32; of whole numbers without a stated meaning, shares of what their bits can say.
         kind: where it is said.
         camera: where it is said.
     """
@@ -91,6 +91,8 @@ def _by_pillow(path: str | Path, place: Path) -> Picture:
     frame = grey(values, str(path))
     if "slope" in said:
         frame = (frame.astype(np.float64) * said["slope"] + said["intercept"]).astype(np.float32)
+    elif values.dtype.kind == "u":
+        frame = frame / np.float32(np.iinfo(values.dtype).max)
     return Picture(frame, said.get("kind"), _camera(path, said))
 
 
@@ -98,7 +100,7 @@ def _values(image: Image.Image) -> np.ndarray:
     if image.mode in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBA", "LA", "1"):
         image = image.convert("RGB" if image.mode not in ("LA", "1") else "L")
     values = np.asarray(image)
-    return values.astype(np.float32)  # 16-bit greys are exact in float32
+    return values.astype(np.uint16) if image.mode == "I" else values  # an older Pillow's 16-bit greys
 
 
 def _said(image: Image.Image) -> dict[str, Any]:
