@@ -118,21 +118,20 @@ def _of_npz(file: Path, shown: str) -> list[Subject]:
             )
     if len(set(ids)) < len(ids):
         raise MeshError(f"{shown} holds a subject twice: its ids are {', '.join(map(str, ids))}.")
-    ras = np.array([-1, -1, 1])
     return [
         Subject(
             ids[n],
-            {
-                part: Mesh(
-                    points[part][n] * ras.astype(points[part].dtype),
-                    faces[part],
-                    source=f"{shown}, subject {ids[n]}, {part}",
-                )
-                for part in PELVIS
-            },
+            {part: _turned(points[part][n], faces[part], f"{shown}, subject {ids[n]}, {part}") for part in PELVIS},
         )
         for n in np.argsort(ids)
     ]
+
+
+def _turned(points: np.ndarray, faces: np.ndarray, source: str) -> Mesh:
+    """LPS to RAS: a half turn about the body's axis, so that the winding stays."""
+    kind = np.float64 if points.dtype == np.float64 else np.float32
+    vertices = torch.from_numpy(points.astype(kind) * np.array([-1, -1, 1], kind))
+    return Mesh(vertices, torch.from_numpy(faces.astype(np.int64)), source)
 
 
 def _first_line(problem: BaseException) -> str:

@@ -154,7 +154,7 @@ def best_of(
 
 
 def _left_over(training: Training, settings: ModelSettings) -> tuple[Float[np.ndarray, "v"], float, float]:
-    """Of subjects left out: what modes leave per vertex and axis [mm], what turn of the sacrum [rad], the mean error."""
+    """Of subjects left out: what modes leave per vertex and axis [mm], the sacrum's turn [rad], the mean error [mm]."""
     judged = spread_out(training.shapes.shape[1], JUDGED)
     squares, turns, errors = np.zeros(len(judged)), [], []
     here = _turning(training)

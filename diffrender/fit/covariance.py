@@ -1,13 +1,13 @@
-"""How people's shapes are taken to vary, from few subjects: what they show, far correlations doubted, and a little more.
+"""How people's shapes are taken to vary, from few subjects: what they show, far correlations doubted, a little more.
 
 The covariance between the places x and y of two vertices is
 
     C(x, y) = S(x, y) (1 - a + a k_L(x, y)) + s^2 k_l(x, y) I,   k_L(x, y) = exp(-|x - y|^2 / 2 L^2)
 
-S is the subjects' own. It says that a hip's crest tells of the other's spine to the millimetre, because 30 subjects span
-30 dimensions and no more; so a part `a` of it is localised: correlations fall off with distance, positive semidefinite
-still (Schur product), as are variances untouched. The last term, a Gaussian process, lets the surface differ smoothly
-where no subject did. Leave-one-out errors and honest standard deviations choose a, L, s and l.
+S is the subjects' own. It says that a hip's crest tells of the other's spine to the millimetre, because 30 subjects
+span 30 dimensions and no more; so a share `a` of it is localised: its correlations fall off with distance, its
+variances stay, and it is positive semidefinite still (Schur product). The last term, a Gaussian process, lets the
+surface differ smoothly where no subject did. Leave-one-out errors and honest standard deviations choose a, L, s and l.
 Sources: Wilms, Handels & Ehrhardt, Med. Image Anal. 38 (2017) 17, doi:10.1016/j.media.2017.02.003 (localisation);
 Luethi et al., IEEE TPAMI 40 (2018) 1860, doi:10.1109/TPAMI.2017.2739743 (Gaussian processes on surfaces).
 """

@@ -11,9 +11,12 @@ Names as in DeepFluoro (Grupp et al., Int. J. CARS 15 (2020) 759, doi:10.1007/s1
     ASIS  anterior superior iliac spine: the foremost point of the crest
 """
 
-from collections.abc import Callable, Mapping
+import csv
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +29,9 @@ from diffrender.errors import MeshError
 from diffrender.fit.shape import Landmark
 
 KINDS = ("FH", "GSN", "IOF", "MOF", "SPS", "IPS", "ASIS")
+# The template of the published pelvis atlas, by its triangles: its landmarks are in a table, so that they are the same
+# vertices whichever of its subjects a model is built from.
+ATLAS = "b92c14fe2df5ec9eb7d27d949110baee7269f851722cbe49042b3304dfb9b57d"
 NAMES = tuple(f"{kind}-{side}" for kind in KINDS for side in ("l", "r"))
 HIPS = {"l": ("left hip", -1.0), "r": ("right hip", 1.0)}  # with the way of lateral along x (R)
 TABLE = Path(__file__).with_name("data") / "pelvis_atlas_landmarks.csv"
@@ -35,6 +41,32 @@ ON_SPHERE, TOWARDS = 1.5, 0.94  # mm off the sphere, cosine between a normal and
 PIXEL = 1.0  # mm, of silhouettes
 REACH = 32.0  # mm; a disc of this radius does not enter the sciatic notch
 CREST = 0.35  # of the height from the femoral head to the crest's top: the anterior inferior spine lies below
+
+
+def known_landmarks(
+    faces: Sequence[Int64[np.ndarray, "f 3"]], parts: Mapping[str, slice]
+) -> dict[str, Landmark] | None:
+    """The landmarks of a template that is known by its triangles as published, part after part; None for another."""
+    if fingerprint(faces) != ATLAS:
+        return None
+    rows: dict[str, list[tuple[int, float]]] = {name: [] for name in NAMES}
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(line for line in file if not line.startswith("#")):
+            rows[row["name"]].append((parts[row["part"]].start + int(row["vertex"]), float(row["weight"])))
+    found = {}
+    for name, entries in rows.items():
+        vertices, weights = (torch.tensor(column) for column in zip(*entries, strict=True))
+        weights = weights.to(torch.float64)
+        found[name] = Landmark(vertices, weights / weights.sum())
+    return found
+
+
+def fingerprint(faces: Sequence[Int64[np.ndarray, "f 3"]]) -> str:
+    """SHA256 of the triangles of a template's parts, as hexadecimal."""
+    digest = hashlib.sha256()
+    for own in faces:
+        digest.update(np.ascontiguousarray(own, dtype="<i4").tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,15 +157,14 @@ def _notch(bone: Bone) -> tuple[np.ndarray, np.ndarray]:
     mask, low = _silhouette(bone, bone.points[:, 1:])
     pad = int(REACH / PIXEL) + 2
     mask = np.pad(mask, pad)
-    filled = ndimage.binary_fill_holes(mask)
+    filled = np.asarray(ndimage.binary_fill_holes(mask), bool)
     # Closing by a disc, by distances: grown by the reach, then shrunk.
-    grown = ndimage.distance_transform_edt(~filled) <= REACH / PIXEL
-    closed = ndimage.distance_transform_edt(grown) > REACH / PIXEL
-    bays, count = ndimage.label(closed & ~filled)
+    grown = _distance(~filled) <= REACH / PIXEL
+    closed = _distance(grown) > REACH / PIXEL
+    bays, count = _pieces(closed & ~filled)
     posterior = [n for n in range(1, count + 1) if np.argwhere(bays == n)[:, 0].mean() < mask.shape[0] / 2]
     bay = bays == max(posterior, key=lambda n: (bays == n).sum())
-    depth = ndimage.distance_transform_edt(closed) * bay
-    # pixel (row y, column z)
+    depth = _distance(closed) * bay
     deepest = np.array(np.unravel_index(depth.argmax(), depth.shape)) - pad
     place = low + (deepest + 0.5) * PIXEL
     away = np.hypot(*(bone.points[:, 1:] - place).T)
@@ -150,9 +181,8 @@ def _foramen(bone: Bone) -> np.ndarray:
         across = np.linalg.svd(axis[None])[2][1:]
         flat = bone.points @ across.T
         mask, low = _silhouette(bone, flat)
-        holes, count = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
-        sizes = ndimage.sum_labels(np.ones_like(holes), holes, range(1, count + 1))
-        hole = np.argwhere(holes == 1 + int(np.argmax(sizes)))
+        holes, count = _pieces(np.asarray(ndimage.binary_fill_holes(mask), bool) & ~mask)
+        hole = np.argwhere(holes == 1 + np.bincount(holes.ravel(), minlength=count + 2)[1:].argmax())
         if len(hole) < 100:
             raise ValueError("no foramen")
         distance = cKDTree(low + (hole + 0.5) * PIXEL).query(flat)[0]
@@ -212,7 +242,7 @@ SEARCHES: dict[str, Callable[[Bone], tuple[np.ndarray, np.ndarray]]] = {
 }
 
 
-def _one(vertex: np.integer) -> tuple[np.ndarray, np.ndarray]:
+def _one(vertex: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.array([int(vertex)]), np.ones(1)
 
 
@@ -225,3 +255,13 @@ def _silhouette(bone: Bone, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for corners in ((flat[bone.faces] - low) / PIXEL - 0.5)[:, :, ::-1]:
         draw.polygon([tuple(corner) for corner in corners], fill=1)
     return np.array(image, bool), low
+
+
+def _distance(inside: np.ndarray) -> np.ndarray:
+    """Of every pixel inside, to the nearest outside."""
+    return np.asarray(ndimage.distance_transform_edt(inside))
+
+
+def _pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    labels, count = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]  a pair, whatever its stub says
+    return labels, count

@@ -6,10 +6,11 @@ side; where its vertices come to lie, in which triangle and where in that, is th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
-from scipy.sparse import coo_matrix, csr_matrix, diags
+from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
@@ -26,11 +27,11 @@ class Mirror:
     """What mirrors any shape of a template about x = 0: mirrored = (weights @ shape) with x negated.
 
     Attributes:
-        weights: (v, v), a row of three for every vertex.
+        weights: (v, v) sparse, a row of three for every vertex.
         off: (v,) how far the warp ended from the other side's surface [mm].
     """
 
-    weights: csr_matrix
+    weights: Any
     off: Float[np.ndarray, "v"]
 
     def __call__(self, shape: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "v 3"]:
@@ -97,7 +98,7 @@ def _weights(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.n
     corners = np.stack([a, b, c], axis=1)
     squares = ((np.einsum("knc,ncx->knx", candidates, corners) - p) ** 2).sum(2)
     nearest = candidates[squares.argmin(0), np.arange(len(p))]
-    return np.where((inside >= 0).all(1)[:, None], inside, nearest)
+    return np.where(np.all(inside >= 0, axis=1, keepdims=True), inside, nearest)
 
 
 def _warped(points: np.ndarray, faces: np.ndarray, target: np.ndarray, target_faces: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from diffrender.errors import MeshError, SettingError, notify
 from diffrender.fit.align import procrustes, rigid
-from diffrender.fit.landmarks import HIPS, find_landmarks
+from diffrender.fit.landmarks import HIPS, find_landmarks, known_landmarks
 from diffrender.fit.mirror import Mirror, find_mirror
 from diffrender.fit.repair import FOLLOWED, Repaired, open_edges, repair
 from diffrender.fit.shape import Landmark
@@ -78,7 +78,8 @@ def prepare(bodies: Sequence[Mesh | Mapping[str, Mesh]], mirror: bool = True) ->
     ranges = ranges_of(parts)
     faces = np.concatenate([found.faces + ranges[part].start for part, found in repaired.items()])
     raw = np.concatenate([found.points for found in repaired.values()], axis=1)
-    shapes, landmarks = _in_frame(raw, faces, ranges)
+    known = known_landmarks([mesh.faces.cpu().numpy() for mesh in subjects[0].values()], ranges)
+    shapes, landmarks = _in_frame(raw, faces, ranges, known)
     mirrored = shapes[:0]
     if mirror and is_pelvis(ranges):
         unused = np.array([n + ranges[p].start for p, found in repaired.items() for n in found.unused], np.int64)
@@ -134,7 +135,7 @@ def _unit(bodies: list[dict[str, Mesh]]) -> float:
             "in millimetres. Bring all to millimetres."
         )
     notify(
-        f"The meshes are {float(np.median(sizes)):.3g} across, which is taken for metres; they were multiplied by 1000, "
+        f"The meshes are {float(np.median(sizes)):.3g} across, which is taken for metres; they were multiplied by 1000 "
         "and the model is in millimetres."
     )
     return 1000.0
@@ -147,7 +148,10 @@ def _say_open(opened: Mapping[str, int]) -> None:
 
 
 def _in_frame(
-    raw: Float[np.ndarray, "n v 3"], faces: Int64[np.ndarray, "f 3"], ranges: dict[str, slice]
+    raw: Float[np.ndarray, "n v 3"],
+    faces: Int64[np.ndarray, "f 3"],
+    ranges: dict[str, slice],
+    known: dict[str, Landmark] | None,
 ) -> tuple[Float[np.ndarray, "n v 3"], dict[str, Landmark]]:
     """Aligned shapes in the model's frame: the subjects' mean orientation, left and right along x, origin midway
     between the femoral heads; without hips, the middle of the mean."""
@@ -157,7 +161,7 @@ def _in_frame(
     shapes = (shapes - mean.mean(0)) @ turns.T
     if not is_pelvis(ranges):
         return shapes, {}
-    landmarks = find_landmarks(shapes.mean(0), faces, ranges)
+    landmarks = known or find_landmarks(shapes.mean(0), faces, ranges)
     places = {name: landmark.at(torch.from_numpy(shapes.mean(0))).numpy() for name, landmark in landmarks.items()}
     across = sum(places[name] - places[f"{name[:-2]}-l"] for name in places if name.endswith("-r"))
     turn = Rotation.align_vectors([[1.0, 0, 0]], [across / np.linalg.norm(across)])[0].as_matrix()
