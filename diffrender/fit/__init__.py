@@ -16,8 +16,8 @@ _HOME = {
     "Fit": "result",
     "pelvis": "pelvis",
     "ct": "ct",
-    "simulate": "simulate",
-    "evaluate": "evaluate",
+    "simulate": "simulation",
+    "evaluate": "evaluation",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

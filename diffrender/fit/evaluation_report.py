@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from diffrender.fit import charts
-from diffrender.fit.evaluate import PAPER, Evaluation
+from diffrender.fit.evaluation import PAPER, Evaluation
 from diffrender.fit.pages import encoded, figures, page, section, table
 from diffrender.io.whole import write_whole
 

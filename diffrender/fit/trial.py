@@ -21,7 +21,7 @@ from diffrender.fit.pelvis import pelvis
 from diffrender.fit.result import Fit
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.shape import ShapeModel
-from diffrender.fit.simulate import Simulated, SimulateSettings, cios_camera, simulate
+from diffrender.fit.simulation import Simulated, SimulateSettings, cios_camera, simulate
 from diffrender.fit.start import Start
 from diffrender.fit.training import prepare
 from diffrender.mesh import Mesh
@@ -92,10 +92,24 @@ class Frames:
     views: list[Simulated]
 
 
-def held_out(subjects: Sequence[Subject], subject: int, left_out: Sequence[int], modes: int = 0) -> HeldOut:
+def true_surfaces(subjects: Sequence[Subject]) -> dict[int, Mesh]:
+    """{id: repaired surface}, RAS [mm], by the rule by which a model's own subjects are repaired."""
+    prepared = prepare([one.meshes for one in subjects], mirror=False)
+    faces = torch.from_numpy(prepared.faces)
+    parts = [part.points for part in prepared.repaired.values()]
+    return {
+        one.id: Mesh(torch.from_numpy(np.concatenate([points[n] for points in parts])).to(torch.float32), faces)
+        for n, one in enumerate(subjects)
+    }
+
+
+def held_out(
+    subjects: Sequence[Subject], truth: Mesh, subject: int, left_out: Sequence[int], modes: int = 0
+) -> HeldOut:
     """A subject of an atlas, with the model of the others.
 
     Args:
+        truth: its surface, RAS [mm].
         left_out: the subjects that are kept out of the model, itself among them.
         modes: most modes of the model; 0 for all that it keeps by default.
     Raises: SettingError where too few are left, MeshError.
@@ -105,13 +119,9 @@ def held_out(subjects: Sequence[Subject], subject: int, left_out: Sequence[int],
         raise SettingError(f"Subject {subject} is to be fitted, so it must not be in its own model.")
     settings = ModelSettings(modes=modes) if modes else ModelSettings()
     model = build_shape_model(kept, settings)
-    number = [one.id for one in subjects].index(subject)
-    repaired = prepare([one.meshes for one in subjects], mirror=False).repaired
-    points = np.concatenate([part.points[number] for part in repaired.values()])
-    raw = Mesh(torch.from_numpy(points).to(torch.float32), model.faces)
-    floor, world_from_model, _ = floor_of(model, raw)
+    floor, world_from_model, _ = floor_of(model, truth)
     model_from_world = torch.linalg.inv(world_from_model)
-    return HeldOut(subject, _moved(raw, model_from_world), model, _moved(floor, model_from_world))
+    return HeldOut(subject, _moved(truth, model_from_world), model, _moved(floor, model_from_world))
 
 
 def tried(
@@ -139,7 +149,7 @@ def tried(
     # Labels would tell where the bones are, and marked landmarks too.
     shown = [replace(one, path_lengths=None, masks=None, ids=(), names=None, landmarks=None) for one in shown]
     began = time.perf_counter()
-    fit = pelvis(shown, model, settings, start=Start(pose)).run()
+    fit = pelvis(shown, model, settings, Start(pose)).run()
     seconds = time.perf_counter() - began
     before = _moved(model.mesh(), pose)
     assert fit.mesh is not None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffrender.errors import SettingError
 from diffrender.fit.confounders import Quadric, soft_tissue
-from diffrender.fit.simulate import DISC, FAT, LABELS, MUSCLE, Patient, SimulateSettings, generator, patient_of
+from diffrender.fit.simulation import DISC, FAT, LABELS, MUSCLE, Patient, SimulateSettings, generator, patient_of
 from diffrender.mesh import Mesh
 from diffrender.physics.attenuation import HU_AIR, water_attenuation
 from diffrender.volume import Volume

@@ -15,7 +15,7 @@ from diffrender.errors import SettingError
 from diffrender.jobs import Progress
 
 if TYPE_CHECKING:
-    from diffrender.fit.evaluate import Evaluation
+    from diffrender.fit.evaluation import Evaluation
 
 EXAMPLE = example("diffrender fit evaluate atlas/ --trial one-view --trial two-views -o evaluation/")
 RECORD, TABLE, REPORT, SUMMARY = "fits.jsonl", "fits.csv", "report.html", "summary.json"
@@ -76,8 +76,8 @@ def evaluate(
     check_writable(folder, len(names) * max(starts, 1) * max(len(chosen), 1) * BYTES_A_FIT)
 
     from diffrender.fit.atlas import read_atlas
-    from diffrender.fit.evaluate import EvaluateSettings
-    from diffrender.fit.evaluate import evaluate as evaluation_of
+    from diffrender.fit.evaluation import EvaluateSettings
+    from diffrender.fit.evaluation import evaluate as evaluation_of
     from diffrender.fit.evaluation_report import evaluation_report, summary, write_csv
     from diffrender.fit.settings import FitSettings
     from diffrender.io.whole import together, write_whole

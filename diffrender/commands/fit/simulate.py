@@ -18,7 +18,7 @@ from diffrender.jobs import Progress
 
 if TYPE_CHECKING:
     from diffrender import Camera, Mesh, Volume
-    from diffrender.fit.simulate import Simulated, SimulateSettings
+    from diffrender.fit.simulation import Simulated, SimulateSettings
     from diffrender.fit.start import Start
 
 EXAMPLE = example("diffrender fit simulate parametric --views 0,50 --seed 3 -o frames/")
@@ -95,7 +95,7 @@ def simulate(
     check_outputs(names, what)
     check_writable(folder, len(angles) * height * width * BYTES_A_PIXEL)
 
-    from diffrender.fit.simulate import cios_camera
+    from diffrender.fit.simulation import cios_camera
     from diffrender.io.whole import together, write_whole
     from diffrender.provenance import write_provenance
 
@@ -138,7 +138,7 @@ def angles_of(text: str) -> list[tuple[float, float]]:
 
 def settings_of(without: list[Thing], with_: list[Thing]) -> "SimulateSettings":
     """What a frame holds, by the names of what is left out and taken in. Raises: SettingError."""
-    from diffrender.fit.simulate import SimulateSettings
+    from diffrender.fit.simulation import SimulateSettings
 
     both = set(without) & set(with_)
     if both:
@@ -256,7 +256,7 @@ def _simulated(
     seed: int,
     landmarks: dict[str, Any] | None,
 ) -> "list[Simulated]":
-    from diffrender.fit.simulate import simulate as make
+    from diffrender.fit.simulation import simulate as make
 
     made = make(bodies, cameras, settings, seed, landmarks)
     assert isinstance(made, list)

@@ -20,8 +20,9 @@ import torch
 from diffrender.errors import PathError, SettingError
 from diffrender.fit.atlas import Subject
 from diffrender.fit.settings import FitSettings
-from diffrender.fit.trial import HeldOut, Trial, held_out, tried
+from diffrender.fit.trial import HeldOut, Trial, held_out, tried, true_surfaces
 from diffrender.jobs import Job, Progress
+from diffrender.mesh import Mesh
 
 TWINS = ((15, 25),)  # of the published atlas: one person, scanned twice
 TWO_VIEWS = ((0.0, 0.0), (52.0, 0.0))  # degrees: AP and 45 to 60 beside it
@@ -159,12 +160,18 @@ Task = tuple[int, str, tuple[int, ...]]
 def _one_by_one(
     subjects: list[Subject], settings: EvaluateSettings, tasks: Sequence[Task], folder: Path | None
 ) -> Generator[dict[str, Any], None, None]:
+    truths = true_surfaces(subjects) if tasks else {}
     case: HeldOut | None = None
     for subject, preset, starts in tasks:
         if case is None or case.id != subject:
-            case = held_out(subjects, subject, left_out_with(subject, [s.id for s in subjects]), settings.modes)
+            case = _held_out(subjects, truths, subject, settings)
         for start in starts:
             yield _row(case, preset, start, settings, folder)
+
+
+def _held_out(subjects: list[Subject], truths: Mapping[int, Mesh], subject: int, settings: EvaluateSettings) -> HeldOut:
+    left_out = left_out_with(subject, [one.id for one in subjects])
+    return held_out(subjects, truths[subject], subject, left_out, settings.modes)
 
 
 def _in_a_pool(
@@ -185,14 +192,12 @@ _worker: dict[str, Any] = {}
 
 def _begin_worker(subjects: list[Subject], settings: EvaluateSettings, folder: Path | None) -> None:
     torch.set_num_threads(1)
-    _worker.update(subjects=subjects, settings=settings, folder=folder)
+    _worker.update(subjects=subjects, truths=true_surfaces(subjects), settings=settings, folder=folder)
 
 
 @lru_cache(maxsize=1)
 def _case(subject: int) -> HeldOut:
-    subjects: list[Subject] = _worker["subjects"]
-    modes = _worker["settings"].modes
-    return held_out(subjects, subject, left_out_with(subject, [one.id for one in subjects]), modes)
+    return _held_out(_worker["subjects"], _worker["truths"], subject, _worker["settings"])
 
 
 def _work(task: Task) -> list[dict[str, Any]]:
