@@ -271,6 +271,8 @@ def _beyond_origin(matrix: Float[Tensor, "3 4"]) -> float:
 
 def _matrix(given: Any) -> Tensor | None:
     """Three rows of four numbers; None for anything else."""
+    if isinstance(given, Tensor):
+        given = given.detach().cpu().numpy()
     try:
         matrix = torch.as_tensor(np.array(given, dtype=np.float64))
     except (TypeError, ValueError):

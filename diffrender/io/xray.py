@@ -14,6 +14,7 @@ from diffrender.errors import GeometryError, ImageError, PathError, SettingError
 from diffrender.io.files import found, is_dicom
 from diffrender.io.frame_geometry import FrameGeometry, geometries_of
 from diffrender.io.pictures import CAMERA_SUFFIX, LABELS_SUFFIX, beside, is_picture, read_picture
+from diffrender.io.xray_shutters import border_of
 from diffrender.xray import KINDS, Radiograph
 
 CAMERAS_FILE = "cameras.json"
@@ -132,7 +133,15 @@ def _picture(path: str, geometry: FrameGeometry | None, kind: str | None) -> Rad
             f"{path} does not say whether bone is bright or dark in it: it is taken as bright (log-attenuation). Where "
             'it is dark, give kind="intensity", or "kind" in its geometry.'
         )
-    radiograph = Radiograph(torch.from_numpy(picture.values)[None], meant or "log-attenuation", camera, source=path)
+    meant = meant or "log-attenuation"
+    exposed = None if picture.camera is not None else border_of(picture.values, meant, path)  # we draw none
+    radiograph = Radiograph(
+        torch.from_numpy(picture.values)[None],
+        meant,
+        camera,
+        source=path,
+        exposed=None if exposed is None else torch.from_numpy(exposed),
+    )
     return _with_labels(radiograph, beside(path, LABELS_SUFFIX))
 
 

@@ -19,7 +19,7 @@ from diffrender.io.files import Part, parts_of
 from diffrender.io.laterality import check_orientation
 from diffrender.io.pictures import grey
 from diffrender.io.xray_geometry import camera_of, numbers_of, orientation_of, private_of, value_of
-from diffrender.io.xray_shutters import exposed_of
+from diffrender.io.xray_shutters import border_of, exposed_of
 from diffrender.xray import Radiograph
 
 NOT_FRAMES = {"CT": "a CT slice", "MR": "an MR slice", "PT": "a PET slice", "SEG": "a segmentation", "US": "ultrasound"}
@@ -94,6 +94,8 @@ def _frames(series: Series, part: Part, given: Given) -> Iterator[Radiograph]:
                 check_orientation(camera, stated, one.name)
             pixels, kind = pixels_of(header, index, stored, one.name)
             exposed = exposed_of(header, index, stored, one.name)
+            if exposed is None and not private_of(header):
+                exposed = border_of(pixels, kind, one.name)
             yield Radiograph(
                 torch.from_numpy(pixels)[None],
                 kind,

@@ -1,14 +1,16 @@
-"""Which pixels of a DICOM X-ray frame the beam reached: shutters, collimator, field of view, padding."""
+"""Which pixels of an X-ray frame the beam reached: shutters, collimator, field of view, padding, or what one sees."""
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 from pydicom.dataset import Dataset
+from scipy import ndimage
 
 from diffrender.errors import DicomError, notify
 from diffrender.io.dicom_frames import padding_of
 from diffrender.io.xray_geometry import numbers_of, value_of
 
 _KINDS = ("Shutter", "Collimator")
+FLAT_SHARE = 0.01  # of a picture that is flat and lies at its edge: less may be a dense bone or bare air
 
 
 def exposed_of(header: Dataset, index: int, stored: np.ndarray, name: str) -> Bool[np.ndarray, "h w"] | None:
@@ -40,6 +42,24 @@ def exposed_of(header: Dataset, index: int, stored: np.ndarray, name: str) -> Bo
         )
         return None
     return open_
+
+
+def border_of(pixels: Float32[np.ndarray, "h w"], kind: str, name: str) -> Bool[np.ndarray, "h w"] | None:
+    """True where the beam reached, by eye: False in areas at the edge that hold exactly the number of least beam (the
+    round rim of an intensifier, a collimator's shadow), which is said; None where there are none.
+
+    Such an area tells nothing even where it is a body too dense for the detector's range.
+    """
+    flat, count = ndimage.label(pixels == (pixels.min() if kind == "intensity" else pixels.max()))
+    edge = np.unique(np.concatenate([flat[0], flat[-1], flat[:, 0], flat[:, -1]]))
+    closed = np.isin(flat, edge[edge > 0])
+    if not count or closed.mean() < FLAT_SHARE or closed.all():
+        return None
+    notify(
+        f"{name}: {100 * closed.mean():.0f} % of it, at its edge, holds one number, that of least beam: it is taken as "
+        "not exposed."
+    )
+    return ~closed
 
 
 def _shapes(header: Dataset, index: int, kind: str) -> list[str]:
