@@ -1,10 +1,12 @@
 """`diffrender dvr train`, `render`, `bake` and `segment` with real files: from painted views to pictures."""
 
 import csv
+import inspect
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,15 @@ from PIL import Image
 
 import diffrender as dr
 from diffrender.camera import read_cameras
+from diffrender.commands.dvr.train import train
+from diffrender.commands.dvr.train_options import PARTS, Accumulate, Norm, Precision, settings_of
 from diffrender.dvr.draw import Drawing
+from diffrender.dvr.losses import LossSettings
 from diffrender.dvr.model import load_model, save_model
-from diffrender.dvr.renderer import RendererSettings
+from diffrender.dvr.renderer import ACCUMULATORS, NORMS, RendererSettings
 from diffrender.dvr.renderers import renderer
 from diffrender.dvr.segmenter import Segmenter, network_of, save_segmenter
+from diffrender.dvr.settings import OF_SEVERAL, PRECISIONS, Augmentation, TrainSettings
 from diffrender.dvr.targets import targets_from_images
 from diffrender.dvr.transfer import TransferFunction, read_transfer, transfer_preset, write_transfer
 from diffrender.dvr.view import Role, View, Views, render_views
@@ -138,6 +144,43 @@ def test_a_training_leaves_what_it_did(typed, painted, patient):
     assert record["settings"]["training"]["rate"] == 0.02
     assert record["inputs"][0]["path"] == str(painted)
     assert {file: file.read_bytes() for file in painted.rglob("*.*")} == before  # what is read is left alone
+
+
+def test_every_setting_of_a_training_has_an_option(typed, painted):
+    ours = {field.name for kind in (TrainSettings, Augmentation) for field in fields(kind)}
+    ours -= {"drawing", "loss", "augment"}
+    assert ours <= set(inspect.signature(train).parameters)
+    assert (*PARTS, "perceptual_file") == tuple(field.name for field in fields(LossSettings))
+    assert [one.value for one in Accumulate] == list(ACCUMULATORS)
+    assert [one.value for one in Norm] == list(NORMS)
+    assert {one.value for one in Precision} == set(PRECISIONS)
+    words = (
+        "--steps", 1, "--batch", 1, "--rotation", 4, "--noise", 3, "--sampling", "0.5:1.5", "--no-jitter",
+        "--decay", 0.3, "--loss", "ssim=0", "--loss", "gradient=0.25", "--precision", "float32",
+        "--checkpointing", "--no-patches", "--accumulate", "mida", "--norm", "batch", "--dropout", 0.1,
+        "--scratch", "--width", 0.5,
+    )  # fmt: skip
+    assert typed("dvr", "train", painted, "--renderer", "mlp", *words, "-o", "m").code == 0
+    settings = json.loads(Path("m/provenance.json").read_text(encoding="utf-8"))["settings"]["training"]
+    assert settings["augment"] == {"rotation": 4.0, "shift": 0.0, "noise": 3.0}
+    assert settings["sampling"] == [0.5, 1.5]
+    assert (settings["jitter"], settings["patches"], settings["checkpointing"]) == (False, False, True)
+    assert (settings["decay"], settings["precision"]) == (0.3, "float32")
+    assert [settings["loss"][part] for part in PARTS] == [1.0, 0.0, 1.0, 0.25, 0.0]
+    drawing = settings["drawing"]
+    assert (drawing["accumulate"], drawing["norm"], drawing["dropout"]) == ("mida", "batch", 0.1)
+    assert (drawing["start"], drawing["width"]) == ("scratch", 0.5)
+
+
+def test_of_several_patients_what_is_not_typed_of_the_augmentation_is_as_usual():
+    usual = {"sampling": None, "loss": None, "lpips": None, "drawing": {}, "others": {}}
+    made = settings_of("lookup", 0, None, augment={"shift": 2.0, "noise": None}, several=True, **usual)
+    assert made.augment == replace(OF_SEVERAL, shift=2.0)
+    assert settings_of("lookup", 0, None, augment={"shift": None}, several=True, **usual).augment is None
+    assert settings_of("lookup", 0, None, augment={}, several=False, **{**usual, "sampling": "2"}).sampling == (
+        2.0,
+        2.0,
+    )
 
 
 def test_dry_run_says_how_long_and_writes_nothing(typed, painted, open_stdin):
@@ -358,6 +401,15 @@ REFUSED = {
     "no steps": (["train", "VIEWS", "--steps", "0"], "steps is above 0"),
     "rate": (["train", "VIEWS", "--rate", "-1"], "rate is above 0"),
     "held out": (["train", "VIEWS", "--held-out", "9"], "held_out is the number of one of the 5 views"),
+    "sampling": (["train", "VIEWS", "--sampling", "fine"], "'fine' cannot be read; it is two numbers"),
+    "part of the loss": (["train", "VIEWS", "--loss", "l1=2"], "'l1=2' cannot be read; it is PART=WEIGHT"),
+    "weight of the loss": (["train", "VIEWS", "--loss", "ssim=much"], "a weight is a number from 0 on"),
+    "no LPIPS": (["train", "VIEWS", "--loss", "perceptual=1"], "Give them with --lpips"),
+    "LPIPS unused": (["train", "VIEWS", "--lpips", "pickle.safetensors"], "not looked at without --loss perceptual"),
+    "made otherwise": (["train", "VIEWS", "--from", "MODEL", "--norm", "batch", "--scratch"],
+                       "leave out --norm, --scratch"),
+    "bits": (["bake", "MODEL", "--bits", "12"], "--bits is 8 or 16, not 12"),
+    "bits of a table": (["bake", "MODEL", "--bits", "16", "-o", "t.vp"], "--bits is of a volume"),
     "slots": (["train", "VIEWS", "--slots", "colour,shape"], "shape"),
     "width": (["train", "VIEWS", "--width", "0"], "width lies between"),
     "device": (["train", "VIEWS", "--device", "gpu"], "--device is auto, cpu, cuda or cuda:1, not 'gpu'"),

@@ -8,6 +8,26 @@ import typer
 
 from diffrender.commands.console import Debug, Json, current, example
 from diffrender.commands.dvr.shared import CHECKPOINT, Name, check_device, model_of
+from diffrender.commands.dvr.train_options import (
+    AccumulateBy,
+    Checkpointing,
+    Coarse,
+    Decay,
+    Dropout,
+    Jitter,
+    Loss,
+    Lpips,
+    Noise,
+    NormOf,
+    Patches,
+    PrecisionOf,
+    Rotation,
+    Sampling,
+    Scratch,
+    Shift,
+    drawing_options,
+    settings_of,
+)
 from diffrender.commands.dvr.trained import files_of, showing, summary_of, text_of, write_trained
 from diffrender.commands.target import check_given, check_outputs, check_writable
 from diffrender.errors import DiffRenderError, SettingError
@@ -48,6 +68,22 @@ def train(
     width: Annotated[
         float | None, typer.Option(metavar="W", help="Share of the network's channels; 1 is the paper's size.")
     ] = None,
+    rotation: Rotation = None,
+    shift: Shift = None,
+    noise: Noise = None,
+    sampling: Sampling = None,
+    coarse: Coarse = None,
+    jitter: Jitter = True,
+    decay: Decay = None,
+    loss: Loss = None,
+    lpips: Lpips = None,
+    accumulate: AccumulateBy = None,
+    norm: NormOf = None,
+    dropout: Dropout = None,
+    scratch: Scratch = False,
+    precision: PrecisionOf = None,
+    checkpointing: Checkpointing = False,
+    patches: Patches = None,
     slots: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Train these parts alone: of encoder, colour, opacity, accumulate, decoder."),
@@ -75,19 +111,54 @@ def train(
     stops. With --json, lines of progress carry the scores and the path of a preview.
     """
     console = current()
-    given = {"--from": from_, "--out": out, "--device": device, **{f"FOLDER {n + 1}": f for n, f in enumerate(folders)}}
+    given = {
+        "--from": from_,
+        "--lpips": lpips,
+        "--out": out,
+        "--device": device,
+        **{f"FOLDER {n + 1}": f for n, f in enumerate(folders)},
+    }
     check_given({**given, **{f"--ct {n + 1}": path for n, path in enumerate(ct or ())}})
     if ct and len(ct) != len(folders):
         raise SettingError(f"--ct is given {len(ct)} times and there are {len(folders)} folders; give one for each.")
     check_device(device)
     start = None if from_ is None else model_of(from_)
-    _check_from(start, renderer, width)
-    settings = _settings(
-        (renderer or Name.unet_s).value, seed, width, slots,
-        steps=steps, seconds=seconds, epochs=epochs, rate=rate, batch=batch, held_out=held_out, device=device,
-    )  # fmt: skip
+    drawing = {
+        "width": width,
+        "accumulate": accumulate and accumulate.value,
+        "norm": norm and norm.value,
+        "dropout": dropout,
+        "start": "scratch" if scratch else None,
+    }
+    _check_from(start, (["--renderer"] if renderer is not None else []) + drawing_options(drawing))
+    settings = settings_of(
+        (renderer or Name.unet_s).value,
+        seed,
+        slots,
+        sampling,
+        loss,
+        lpips,
+        augment={"rotation": rotation, "shift": shift, "noise": noise},
+        drawing=drawing,
+        others={
+            "steps": steps,
+            "seconds": seconds,
+            "epochs": epochs,
+            "rate": rate,
+            "batch": batch,
+            "held_out": held_out,
+            "device": device,
+            "coarse": coarse,
+            "decay": decay,
+            "jitter": jitter,
+            "precision": precision and precision.value,
+            "checkpointing": checkpointing,
+            "patches": patches,
+        },
+        several=len(folders) > 1,
+    )
     folder = Path(out).expanduser()
-    inputs = [path for path in (*folders, *(ct or ()), from_) if path is not None]
+    inputs = [path for path in (*folders, *(ct or ()), from_, lpips) if path is not None]
     check_outputs(files_of(folder), inputs)
     _check_apart(folder, folders)
 
@@ -149,19 +220,11 @@ def read_cases(
     return several, cases, replace(settings, drawing=drawing)
 
 
-def _settings(renderer: str, seed: int, width: float | None, slots: str | None, **given: object) -> "TrainSettings":
-    from diffrender.dvr.renderer import SLOTS, RendererSettings
-    from diffrender.dvr.settings import TrainSettings
-
-    parts = SLOTS if slots is None else tuple(word.strip() for word in slots.split(",") if word.strip())
-    drawing = RendererSettings(seed=seed, width=1.0 if width is None else width)
-    return TrainSettings(renderer, drawing, slots=parts, seed=seed, **given)  # pyright: ignore[reportArgumentType]
-
-
-def _check_from(start: Path | None, renderer: Name | None, width: float | None) -> None:
-    if start is not None and (renderer is not None or width is not None):
-        other = "--renderer" if renderer is not None else "--width"
-        raise SettingError(f"--from {start} already says which renderer it is, and how wide; leave out {other}.")
+def _check_from(start: Path | None, others: list[str]) -> None:
+    if start is not None and others:
+        raise SettingError(
+            f"--from {start} already says which renderer it is, and how it is made; leave out {', '.join(others)}."
+        )
 
 
 def _check_apart(folder: Path, folders: list[str]) -> None:
