@@ -495,14 +495,17 @@ def test_backends_agree_to_the_last_unit(egg):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("modes", [0, 1, 23])
+@pytest.mark.parametrize("modes", [0, 23])
 def test_kernels_and_twin_have_one_jacobian_and_one_gradient(dtype, modes):
     """Faces of one pixel and of hundreds, cut at the image's rims; modes in vectors of 16 and 4, and what is left."""
     pytest.importorskip("warp")
-    fine, coarse = surfaces.of_ellipsoid(phantoms.ellipsoid(CENTRE), 3, dtype), surfaces.of_box(phantoms.box(CENTRE))
+    fine, coarse = surfaces.of_ellipsoid(phantoms.ellipsoid(CENTRE), 2, dtype), surfaces.of_box(phantoms.box(CENTRE))
     coarse = dr.Mesh(coarse.vertices.to(dtype), coarse.faces)
-    for mesh, size in ((fine, SIZE), (coarse, (30, 26)), (fine, (33, 3)), (coarse, (7, 11))):
-        camera = dataclasses.replace(camera_at(), image_size=size, principal_point=(size[0] * 0.4, size[1] * 0.7))
+    for mesh, size, step in ((fine, SIZE, 4.0), (coarse, (30, 26), 1.6), (fine, (33, 3), 1.5)):
+        middle = (size[0] * 0.4, size[1] * 0.7)
+        camera = dataclasses.replace(
+            camera_at(), image_size=size, principal_point=middle, pixel_size=(step, 0.9 * step)
+        )
         basis = torch.randn((modes, *mesh.vertices.shape), generator=torch.Generator().manual_seed(8), dtype=dtype)
         beside = basis.permute(1, 2, 0).contiguous().permute(2, 0, 1)
         found = []
