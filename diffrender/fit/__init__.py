@@ -14,7 +14,7 @@ _HOME = {
     "default_pelvis": "parametric",
     "FitSettings": "settings",
     "Fit": "result",
-    "pelvis": "pelvis",
+    "pelvis": "registration",
     "ct": "ct",
     "simulate": "simulation",
     "evaluate": "evaluation",

@@ -17,7 +17,7 @@ from diffrender.fit.atlas import Subject
 from diffrender.fit.building import ModelSettings, build_shape_model
 from diffrender.fit.metrics import Errors, errors_of, floor_of, inside_deviations, share_in_view
 from diffrender.fit.overlay import FOUND, START, TRUE, outline_of, overlay, parts_of
-from diffrender.fit.pelvis import pelvis
+from diffrender.fit.registration import pelvis
 from diffrender.fit.result import Fit
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.shape import ShapeModel
