@@ -1,6 +1,6 @@
 """A shape model from meshes in point correspondence: repair, generalised Procrustes, covariance, modes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,11 +86,16 @@ def build_shape_model(
     return model_of(prepare(meshes, settings.mirror), settings, about)
 
 
-def model_of(training: Training, settings: ModelSettings, about: Mapping[str, Any] | None = None) -> ShapeModel:
-    """The model of prepared shapes."""
+def model_of(
+    training: Training,
+    settings: ModelSettings,
+    about: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> ShapeModel:
+    """The model of prepared shapes; `progress` is called with (done, total) as subjects are left out in turns."""
     subjects = range(len(training.shapes))
     mean, modes = mean_and_modes(training, subjects, settings)
-    unexplained, turn, generalisation = _left_over(training, settings)
+    unexplained, turn, generalisation = _left_over(training, settings, progress or (lambda done, total: None))
     notes = {
         "kind": "pelvis" if is_pelvis(ranges_of(training.parts)) else "shape",
         "subjects": len(training.shapes),
@@ -153,12 +158,16 @@ def best_of(
     return mean + (coefficients @ flat).reshape(mean.shape)
 
 
-def _left_over(training: Training, settings: ModelSettings) -> tuple[Float[np.ndarray, "v"], float, float]:
+def _left_over(
+    training: Training, settings: ModelSettings, progress: Callable[[int, int], object]
+) -> tuple[Float[np.ndarray, "v"], float, float]:
     """Of subjects left out: what modes leave per vertex and axis [mm], the sacrum's turn [rad], the mean error [mm]."""
     judged = spread_out(training.shapes.shape[1], JUDGED)
     squares, turns, errors = np.zeros(len(judged)), [], []
     here = _turning(training)
-    for out, rest in folds(len(training.shapes)):
+    turns_of = list(folds(len(training.shapes)))
+    for done, (out, rest) in enumerate(turns_of):
+        progress(done, len(turns_of))
         mean, modes = mean_and_modes(training, rest, settings, judged)
         for n in out:
             shape = moved(training.shapes[n], rigid(training.shapes[n], mean))[judged]
