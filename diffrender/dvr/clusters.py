@@ -75,16 +75,20 @@ class Grouped(nn.Module):
         last = self._last
         if last is not None and last[0]() is volume and last[1] == self.centres._version:
             return last[2]
-        where = self.transfer.at(volume.values)[..., 3].cpu() > VISIBLE
+        where = visible(volume, self.transfer)
         if not self.scale.any() or not where.any():
             return torch.zeros(volume.shape, dtype=torch.int64)
         ids = self._nearest(local_features(volume, where, *self.reach.tolist()), where)
         self._last = (weakref.ref(volume), self.centres._version, ids)
         return ids
 
+    def forget(self) -> None:
+        """Let go of the last volume's groups."""
+        self._last = None
+
     def fit(self, volume: Volume, generator: torch.Generator) -> None:
         """Make the groups of this volume's visible voxels: k-means over their standardised features."""
-        where = self.transfer.at(volume.values)[..., 3].cpu() > VISIBLE
+        where = visible(volume, self.transfer)
         if not where.any():
             raise ImageError(
                 f"Nothing of {volume.source or 'the volume'} is visible with the transfer function "
@@ -145,6 +149,11 @@ class GroupExtinction(nn.Module):
         return (Changed(Table(table.entries[:, 3:].to(self.factors.device), table.ranges), change),)
 
 
+def visible(volume: Volume, transfer: TransferFunction) -> Bool[Tensor, "k j i"]:
+    """Which voxels a transfer function shows, on the CPU."""
+    return transfer.at(volume.values)[..., 3].cpu() > VISIBLE
+
+
 def build_clusters(settings: RendererSettings) -> Renderer:
     """Draws what the transfer function draws until `fit_clusters` has met a painting."""
     return Renderer(
@@ -182,7 +191,7 @@ def fit_clusters(
     encoder, colour, opacity = renderer.encoder, renderer.colour, renderer.opacity
     if not (isinstance(encoder, Grouped) and isinstance(colour, GroupColours) and isinstance(opacity, GroupExtinction)):
         raise SettingError(f"fit_clusters makes the renderer clusters, not {renderer.name}, which is to be trained.")
-    used = [_small(target) for target in targets if bool((target.weight + target.alpha_weight).any())]
+    used = [coarser_target(target) for target in targets if bool((target.weight + target.alpha_weight).any())]
     if not used:
         raise ImageError("Nothing is painted: none of the targets has a pixel of any weight.")
     check_finite(volume.values, volume.source or "The volume")
@@ -276,7 +285,7 @@ def _hidden(seen: _Seen, field: Field, target: Target) -> Bool[Tensor, "h w"]:
     return (target.image[3] < NOTHING) & (drawn > SEEN) & (target.alpha_weight > UNPAINTED)
 
 
-def _small(target: Target) -> Target:
+def coarser_target(target: Target) -> Target:
     """A target of at most LONGEST_SIDE pixels a side; pixels without weight do not bleed into the others."""
     height, width = target.camera.image_size
     largest = max(height, width)

@@ -23,6 +23,7 @@ from diffrender.volume import Volume
 
 FORMAT = 1
 SCORED = 25  # times, over a budget of steps or epochs
+START_SHARE = 0.15  # of the time, after which no more previews are fitted
 SCORE_SHARE = 0.1  # of the time, over a budget of seconds
 FIRST, RECENT = 10, 100  # steps whose mean loss is that of the start, and that of now
 FAR_ABOVE = 3.0  # times the loss of the start
@@ -85,6 +86,7 @@ class Course:
         self._check_room()
         self._began = time.monotonic()
         if saved is None:
+            self._fit_start()
             self._score()
         else:
             self.score.preview = self._picture().cpu()
@@ -165,6 +167,19 @@ class Course:
                 if not is_out_of_memory(problem):
                     raise
             self._take_less()  # here, where what the failed step had made is gone with its traceback
+
+    def _fit_start(self) -> None:
+        """Fit what the renderer starts from, where it has such a thing, to the views that are trained on.
+
+        A start is of one volume as it is: several patients, or one who is turned from step to step, have none.
+        """
+        start = getattr(self.learner.renderer.encoder, "start", None)
+        fresh = self.training.get("start") is None and "encoder" in self.settings.slots
+        if start is None or not fresh or len(self.volumes) > 1 or self.learner.augment.changes:
+            return
+        targets = [self.targets[case][view] for case, view in self.views]
+        in_seconds = self._budget[0] == "seconds"
+        start.fit(self.volumes[0], targets, lambda: in_seconds and self.share > START_SHARE)
 
     def _fitted(self) -> float:
         from diffrender.dvr.clusters import fit_clusters

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffrender.camera import Camera
 from diffrender.dvr.augment import augmented, moved_camera, patch_of, patch_share
+from diffrender.dvr.clusters import coarser_target
 from diffrender.dvr.losses import loss_of
 from diffrender.dvr.renderer import SLOTS, Grid, Renderer, field_of
 from diffrender.dvr.settings import Augmentation, TrainSettings
@@ -69,6 +70,8 @@ class Learner:
         if self.settings.in_patches:
             side = patch_share(share)
             targets = [patch_of(t, side, drawn(seed, "patch", number, n)) for n, t in enumerate(targets)]
+        if self.settings.coarse_at(share):
+            targets = [coarser_target(target) for target in targets]
         with seeded(seed, number, self.device), reproducible(self.device):
             loss = self._gradients(case, volume, targets, self.settings.sampling_at(share), number)
         return self._descend(loss)

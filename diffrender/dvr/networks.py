@@ -11,7 +11,7 @@ from diffrender.dvr.heads import Colours, Extinction, Features, FourColours, Fou
 from diffrender.dvr.layers import Points
 from diffrender.dvr.renderer import Plain, Renderer, RendererSettings, accumulator
 from diffrender.dvr.unet2d import PICTURE, Picture, PointPicture, UNet2d
-from diffrender.dvr.unet3d import SmallUNet
+from diffrender.dvr.unet3d import ChangedColours, ChangedExtinction, SmallUNet
 from diffrender.dvr.vnet import LIGHT, VNet
 
 FEATURES = 16  # of VNetLight, and hidden units of all networks of points; whatever the width
@@ -74,8 +74,16 @@ def build_rendernet(settings: RendererSettings) -> Renderer:
 
 
 def build_unet_s(settings: RendererSettings) -> Renderer:
-    """A small 3D U-Net whose four channels change the transfer function's colour and extinction at every voxel."""
-    return _four("unet-s", SmallUNet(settings), settings)
+    """A transfer function, and a small 3D U-Net that changes its colour and extinction at every voxel."""
+    return Renderer(
+        "unet-s",
+        settings,
+        encoder=SmallUNet(settings),
+        colour=ChangedColours(settings),
+        opacity=ChangedExtinction(settings),
+        accumulate=accumulator(settings, PICTURE),
+        decoder=Plain(),
+    )
 
 
 def _four(name: str, encoder: nn.Module, settings: RendererSettings) -> Renderer:

@@ -112,9 +112,9 @@ RENDERERS: dict[str, Recipe] = {
     ),
     "unet-s": Recipe(
         f"{_NETWORKS}:build_unet_s",
-        "A small 3D U-Net that gives every voxel colour and opacity: the one to take without a GPU.",
+        "A transfer function, and a small 3D U-Net that changes it voxel by voxel: the one to take without a GPU.",
         "voxels",
-        0.01,
+        0.002,
         4,
     ),
 }

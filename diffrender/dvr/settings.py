@@ -12,6 +12,7 @@ from diffrender.errors import SettingError
 
 PRECISIONS = ("float32", "auto")
 DEFAULT_SECONDS = 120.0
+COARSE = 0.7  # of the budget of unet-s
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class TrainSettings:
         device: "auto" takes CUDA where torch sees it; or torch's name of one.
         patches: whether a step takes a part of each view, growing from 1/8 to 1/2 of its sides; None: for rendernet.
         seed: of the order of views, jitter, augmentation, dropout and patches.
+        coarse: share of the budget in which views are looked at with 100 pixels a side or fewer, as `fit_clusters`
+            does; None: 0.7 for unet-s, 0 for all others.
         loss: how its parts are added up.
     Raises: SettingError.
     """
@@ -92,6 +95,7 @@ class TrainSettings:
     device: str = "auto"
     patches: bool | None = None
     seed: int = 0
+    coarse: float | None = None
     loss: LossSettings = field(default_factory=LossSettings)
 
     def __post_init__(self):
@@ -115,6 +119,8 @@ class TrainSettings:
         unknown = [slot for slot in self.slots if slot not in SLOTS]
         if unknown or not self.slots:
             raise SettingError(f"slots are some of {', '.join(SLOTS)}; {unknown or 'none'} cannot be trained.")
+        if self.coarse is not None and not 0 <= self.coarse <= 1:
+            raise SettingError(f"coarse is a share from 0 to 1, not {self.coarse}.")
         if self.precision not in PRECISIONS:
             raise SettingError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}.")
 
@@ -141,6 +147,10 @@ class TrainSettings:
         """Samples a voxel when a share of the budget, 0 to 1, is used up. Source: eq. 14, e/E being the share."""
         low, high = self.sampling
         return low * (1 - share**2) + high * share**2
+
+    def coarse_at(self, share: float) -> bool:
+        """Whether views are looked at with fewer pixels when a share of the budget, 0 to 1, is used up."""
+        return share < ((COARSE if self.renderer == "unet-s" else 0.0) if self.coarse is None else self.coarse)
 
     @property
     def in_patches(self) -> bool:

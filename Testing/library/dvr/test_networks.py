@@ -12,6 +12,7 @@ from diffrender.dvr.heads import LEAST, Intake
 from diffrender.dvr.renderer import Renderer, RendererSettings
 from diffrender.dvr.renderers import count_parameters, renderer
 from diffrender.dvr.transfer import PRESETS, TransferFunction
+from diffrender.dvr.view import whole_table
 from diffrender.rays.field import Field, MarchSettings
 from diffrender.rays.march import march
 from diffrender.volume import Volume
@@ -46,7 +47,13 @@ def draw(made: Renderer, volume: Volume, eye: Camera) -> torch.Tensor:
     return made.show(made.encode(volume), eye, TWIN)
 
 
-def by_transfer(volume: Volume, transfer: TransferFunction, eye: Camera, kind: str = "alpha") -> torch.Tensor:
+def by_transfer(
+    volume: Volume, transfer: TransferFunction, eye: Camera, kind: str = "alpha", sharp: bool = False
+) -> torch.Tensor:
+    """As the transfer function draws; `sharp`: looked up at every sample and not at voxels."""
+    if sharp:
+        numbers = Field(volume.values.float(), volume.world_from_voxel, whole_table(transfer))
+        return march(numbers, eye, dataclasses.replace(TWIN, accumulate=kind))
     values = transfer.at(volume.values.float()).movedim(-1, 0).contiguous()
     return march(Field(values, volume.world_from_voxel), eye, dataclasses.replace(TWIN, accumulate=kind))
 
@@ -103,7 +110,7 @@ def test_untrained_it_draws_what_its_transfer_function_draws(name: str):
     volume, eye = body(), camera()
     for preset in ("ct-bone", "ct-soft-tissue"):
         made = renderer(name, RendererSettings(transfer=PRESETS[preset], **SMALL))
-        expected = by_transfer(volume, PRESETS[preset], eye)
+        expected = by_transfer(volume, PRESETS[preset], eye, sharp=name == "unet-s")
         assert expected[3].max() > 0.5 > expected[3].min()
         # what is transparent has LEAST / mm, over at most this diagonal; the rest is rounding in logits
         haze = LEAST * float(torch.tensor(volume.shape).double().norm()) * max(SPACING)
@@ -116,7 +123,7 @@ def test_untrained_it_draws_what_its_transfer_function_draws(name: str):
 def test_so_it_does_with_every_accumulator(name: str, kind: str):
     volume, eye = body(), camera()
     made = renderer(name, RendererSettings(accumulate=kind, **SMALL))
-    expected = by_transfer(volume, PRESETS["ct-bone"], eye, "alpha" if kind == "gru" else kind)
+    expected = by_transfer(volume, PRESETS["ct-bone"], eye, "alpha" if kind == "gru" else kind, name == "unet-s")
     # as above; "mean" divides by alphas near LEAST
     assert (draw(made, volume, eye) - expected).abs().max() < 2e-3
 
