@@ -16,6 +16,8 @@ from scipy.spatial import cKDTree
 from diffrender.errors import LabelError, MeshError, SettingError
 from diffrender.fit.align import moved, rigid
 from diffrender.fit.contour import contour
+from diffrender.fit.metrics import distances_to
+from diffrender.fit.search import named_part
 from diffrender.fit.shape import ShapeModel
 from diffrender.mesh import Mesh
 from diffrender.volume import Volume
@@ -144,25 +146,20 @@ def _of_labels(body: Volume, names: Sequence[str]) -> dict[str, _Target]:
     what = body.source or "A body"
     if body.labels is None:
         raise LabelError(f"{what} has no labels: its bones are not known. Give a segmentation with {', '.join(names)}.")
-    ids = {_words(body.label_name(label)): label for label in body.label_ids}
+    labels = {named_part(body.label_name(label), names): label for label in body.label_ids}
     lattice = body.world_from_voxel.numpy()
     found = {}
     for name in names:
-        label = ids.get(_words(name))
+        label = labels.get(name)
         if label is None:
-            words = set().union(*map(_words, names))
-            near = sorted(body.label_name(n) for n in body.label_ids if words & _words(body.label_name(n)))
+            seen = [body.label_name(label) for label in body.label_ids]
+            near = ", ".join(sorted(label for label in seen if "hip" in label or "sacrum" in label)) or "none"
             raise LabelError(
-                f"{what} has no label named {name!r}. Of its {len(ids)} labels {', '.join(near) or 'none'} may "
-                "be meant by the template's parts. Rename the label, or give a table of names."
+                f"{what} has no label named {name!r}. Of its {len(seen)} labels {near} may be meant by the template's "
+                "parts. Rename the label, or give a table of names."
             )
         found[name] = _of_mask(body.mask(label).numpy(), lattice)
     return found
-
-
-def _words(name: str) -> frozenset[str]:
-    words = name.lower().replace("_", " ").replace("-", " ").split()
-    return frozenset({"hip" if word in ("hips", "hemipelvis", "innominate") else word for word in words} - {"bone"})
 
 
 def _of_mask(mask: Bool[np.ndarray, "k j i"], lattice: Float[np.ndarray, "4 4"]) -> _Target:
@@ -412,29 +409,10 @@ def _spread(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def _distances(warped: Mesh, target: _Target, weights: np.ndarray) -> Distances:
-    ours = _to_surface(warped.vertices.double().numpy()[weights > 0], target.mesh)
-    theirs = _to_surface(target.points[~target.cut], warped)
+    ours = distances_to(warped.vertices.double().numpy()[weights > 0], target.mesh)
+    theirs = distances_to(target.points[~target.cut], warped)
     return Distances(
         *(float(n) for n in (ours.mean(), np.quantile(ours, 0.95), theirs.mean(), np.quantile(theirs, 0.95))),
         cut=float(target.cut.mean()),
         unseen=float((weights == 0).mean()),
     )
-
-
-def _to_surface(points: np.ndarray, mesh: Mesh) -> Float[np.ndarray, "n"]:
-    """From each point to the nearest place of the surface [mm]."""
-    from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
-    from vtkmodules.vtkCommonCore import vtkDoubleArray, vtkPoints
-    from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
-    from vtkmodules.vtkFiltersCore import vtkImplicitPolyDataDistance
-
-    surface, corners, cells = vtkPolyData(), vtkPoints(), vtkCellArray()
-    corners.SetData(numpy_to_vtk(mesh.vertices.detach().double().numpy(), deep=True))
-    offsets = np.arange(0, 3 * len(mesh.faces) + 1, 3)
-    cells.SetData(*(numpy_to_vtkIdTypeArray(n, deep=True) for n in (offsets, mesh.faces.numpy().ravel())))
-    surface.SetPoints(corners)
-    surface.SetPolys(cells)
-    distance, found = vtkImplicitPolyDataDistance(), vtkDoubleArray()
-    distance.SetInput(surface)
-    distance.FunctionValue(numpy_to_vtk(np.ascontiguousarray(points), deep=True), found)
-    return np.abs(vtk_to_numpy(found))

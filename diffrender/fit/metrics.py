@@ -95,8 +95,8 @@ def distances_to(points: Float[np.ndarray, "n 3"], mesh: Mesh) -> Float[np.ndarr
 
     surface, corners, cells = vtkPolyData(), vtkPoints(), vtkCellArray()
     corners.SetData(numpy_to_vtk(_points(mesh), deep=True))
-    rows = np.insert(mesh.faces.numpy(), 0, 3, axis=1)
-    cells.SetCells(len(rows), numpy_to_vtkIdTypeArray(np.ascontiguousarray(rows.ravel()), deep=True))
+    offsets = np.arange(0, 3 * len(mesh.faces) + 1, 3)
+    cells.SetData(*(numpy_to_vtkIdTypeArray(n, deep=True) for n in (offsets, mesh.faces.numpy().ravel())))
     surface.SetPoints(corners)
     surface.SetPolys(cells)
     distance, lengths = vtkImplicitPolyDataDistance(), vtkDoubleArray()
