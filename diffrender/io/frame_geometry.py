@@ -239,7 +239,7 @@ def _checked(
     stated = data.get("orientation")
     if stated is None:
         return camera_for
-    if not (isinstance(stated, Sequence) and len(stated) == 2 and all(isinstance(one, str) for one in stated)):
+    if not (isinstance(stated, list | tuple) and len(stated) == 2 and all(isinstance(one, str) for one in stated)):
         raise GeometryError(
             f'{where}: "orientation" is where the image\'s right and lower edges look in the patient, as in '
             f'["L", "F"]; found {stated!r}.'

@@ -1,7 +1,9 @@
 """Frames as pictures: PNG, TIFF, JPEG, NIfTI and what SimpleITK reads; with what our own writers say in them."""
 
+import gzip
 import json
 import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +60,7 @@ def read_picture(path: str | Path) -> Picture:
         head = file.read(1024)
     if head.startswith(_BY_PILLOW):
         return _by_pillow(path, place)
-    return _by_itk(path, place)
+    return _by_volume_reader(path, place)
 
 
 def grey(values: np.ndarray, what: str) -> Float32[np.ndarray, "h w"]:
@@ -125,19 +127,24 @@ def _camera(path: str | Path, said: Mapping[str, Any]) -> Camera | None:
         raise GeometryError(f"{path}: the camera in its description cannot be: {problem}") from None
 
 
-def _by_itk(path: str | Path, place: Path) -> Picture:
-    import SimpleITK as sitk  # noqa: N813
+def _by_volume_reader(path: str | Path, place: Path) -> Picture:
+    import SimpleITK as sitk  # noqa: N813 # slow to load, and seldom needed
 
     with place.open("rb") as file:
         head = file.read(1024)
-    if not (is_nifti(head) or place.name.lower().endswith((".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr"))):
+    packed = place.name.lower().endswith(".nii.gz")
+    if not (is_nifti(head) or packed or place.name.lower().endswith((".mha", ".mhd", ".nrrd", ".nhdr"))):
         raise PathError(
             f"{path} is no frame of a kind that is read here: DICOM, DeepFluoro's HDF5, or a picture "
             f"({', '.join(PICTURES)})."
         )
     try:
+        if head.startswith(b"\x1f\x8b"):
+            with gzip.open(place) as file:  # ITK fills up with zeros what is cut off
+                while file.read(1 << 20):
+                    pass
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(place)))
-    except RuntimeError:
+    except (RuntimeError, EOFError, zlib.error, gzip.BadGzipFile):
         raise ImageError(f"{path} is truncated or damaged: it cannot be decoded. Copy or export it again.") from None
     values = np.squeeze(values)
     if values.ndim == 3 and values.shape[-1] not in (3, 4):

@@ -10,6 +10,7 @@ from diffrender.io.dicom_frames import padding_of
 from diffrender.io.xray_geometry import numbers_of, value_of
 
 _KINDS = ("Shutter", "Collimator")
+FRINGE = 0.02  # of the range, by which the noise of an interpolated or lossy picture lifts what lies around it
 FLAT_SHARE = 0.01  # of a picture that is flat and lies at its edge: less may be a dense bone or bare air
 
 
@@ -50,11 +51,15 @@ def border_of(pixels: Float32[np.ndarray, "h w"], kind: str, name: str) -> Bool[
 
     Such an area tells nothing even where it is a body too dense for the detector's range.
     """
-    flat, count = ndimage.label(pixels == (pixels.min() if kind == "intensity" else pixels.max()))
-    edge = np.unique(np.concatenate([flat[0], flat[-1], flat[:, 0], flat[:, -1]]))
-    closed = np.isin(flat, edge[edge > 0])
-    if not count or closed.mean() < FLAT_SHARE or closed.all():
+    beam = pixels if kind == "intensity" else -pixels
+    edge = np.zeros(pixels.shape, dtype=bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    least = beam == beam.min()
+    closed = ndimage.binary_propagation(edge & least, mask=least)
+    if closed.mean() < FLAT_SHARE or closed.all():
         return None
+    dark = beam <= beam.min() + FRINGE * (beam.max() - beam.min())
+    closed = np.asarray(ndimage.binary_propagation(closed, mask=dark), dtype=bool)
     notify(
         f"{name}: {100 * closed.mean():.0f} % of it, at its edge, holds one number, that of least beam: it is taken as "
         "not exposed."

@@ -194,7 +194,7 @@ def test_which_frames(full):
     assert [one.source[-3:] for one in everything] == ["000", "001", "007"]
     with pytest.raises(SettingError, match=r"no specimen '18-1109'; it has 17-1882"):
         dr.read_radiographs(f"{full}::18-1109")
-    with pytest.raises(SettingError, match="3 frames .000 to 007., none 3"):
+    with pytest.raises(SettingError, match=r"3 frames .000 to 007., none 3"):
         dr.read_radiographs(f"{full}::17-1882/3")
     with pytest.raises(SettingError, match="is no frame"):
         dr.read_radiographs(f"{full}::17-1882/x")
