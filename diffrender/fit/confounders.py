@@ -65,7 +65,7 @@ class Quadric:
         """Whether points, RAS [mm], lie inside."""
         scale = self.axes / np.array(self.radii)[:, None]
         inside = (((points - self.centre) @ scale.T) ** 2).sum(-1) < 1
-        return inside if self.above is None else inside & (points @ self.above[0] >= self.above[1])
+        return np.asarray(inside if self.above is None else inside & (points @ self.above[0] >= self.above[1]))
 
 
 def length_in_any(
