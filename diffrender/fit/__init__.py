@@ -18,6 +18,11 @@ _HOME = {
     "ct": "ct",
     "simulate": "simulation",
     "evaluate": "evaluation",
+    "Start": "start",
+    "start_from_landmarks": "start",
+    "start_at_isocentre": "start",
+    "read_start": "start",
+    "write_start": "start",
 }
 
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
