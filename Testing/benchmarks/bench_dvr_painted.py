@@ -42,7 +42,7 @@ def painted() -> Result:
 
 
 def _rows(case: str, found: dict[str, tuple[float, scenes.Spent]], seconds: float, promised: bool) -> list[Row]:
-    """All three in one row; where something is promised, what clusters and unet-s gain over lookup, and their time."""
+    """All three in one row; where something is promised, what they gain over one another, and their time."""
     scores = {name: score for name, (score, _) in found.items()}
     rows = []
     if promised:
@@ -50,6 +50,7 @@ def _rows(case: str, found: dict[str, tuple[float, scenes.Spent]], seconds: floa
             at_least(f"{case}: clusters above lookup", scores["clusters"] - scores["lookup"], 3, " dB"),
             at_most(f"{case}: clusters ready in", found["clusters"][1].wall, 5, " s"),
             at_least(f"{case}: unet-s after {seconds:g} s above lookup", scores["unet-s"] - scores["lookup"], 3, " dB"),
+            at_least(f"{case}: unet-s above clusters", scores["unet-s"] - scores["clusters"], 0, " dB"),
         ]
     told = ", ".join(f"{name} {score:.1f} dB in {spent}" for name, (score, spent) in found.items())
     winner = "clusters" if scores["clusters"] > scores["unet-s"] else "unet-s"

@@ -100,7 +100,7 @@ def test_the_winner_and_the_gain_are_told(bench):
         "unet-s": (22.0, scenes.Spent(60.0, 99.0)),
     }
     rows = painted._rows("4 painted views", found, 60.0, True)
-    assert [row.holds for row in rows] == [True, False, False, None]
+    assert [row.holds for row in rows] == [True, False, False, False, None]
     assert "clusters wins" in rows[-1].measured
     assert len(painted._rows("1 painted view", found, 60.0, False)) == 1
 
