@@ -154,7 +154,9 @@ def soft_tissue(anatomy: Anatomy, random: Generator) -> SoftTissue:
         ]
         return [trunk, seat, *legs]
 
-    return SoftTissue(bodies(0), bodies(fat), _lumps(anatomy, half_width - fat, random), _gas(anatomy, random))
+    inner, lumps = bodies(fat), _lumps(anatomy, half_width - fat, random)
+    gas = [bubble for bubble in _gas(anatomy, random) if any(solid.holds(bubble.centre) for solid in inner)]
+    return SoftTissue(bodies(0), inner, lumps, gas)
 
 
 def tool(anatomy: Anatomy, random: Generator) -> Quadric:

@@ -325,7 +325,8 @@ def _soft(
         p = fat * length_in_any(body.outer, source, directions) + (muscle - fat) * inside
         for lump, share in body.lumps:
             p -= share * (muscle - fat) * np.minimum(length_in_any([lump], source, directions), inside)
-        gas = muscle * length_in_any(body.gas, source, directions) if settings.gas else gas
+        if settings.gas:
+            gas = muscle * np.minimum(length_in_any(body.gas, source, directions), inside)
     if settings.tool:
         rod = tool(anatomy, generator(truth.seed, "tool"))
         wire = _mu(TOOL, water) * length_in_any([rod], source, directions)

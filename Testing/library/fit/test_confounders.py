@@ -68,7 +68,8 @@ def test_soft_tissue_holds_the_pelvis_and_gas_lies_inside_it():
     for seed in range(5):
         body = soft_tissue(anatomy(), np.random.default_rng(seed))
         assert all(any(solid.holds(head) for solid in body.inner) for head in anatomy().heads)
-        assert sum(any(solid.holds(gas.centre) for solid in body.inner) for gas in body.gas) > 0.9 * len(body.gas)
+        assert all(any(solid.holds(gas.centre) for solid in body.inner) for gas in body.gas)
+        assert len(body.gas) > 10
         pairs = [(a.radii, b.radii) for a, b in zip(body.outer, body.inner, strict=True)]
         thickness = [p - q for one, other in pairs for p, q in zip(one, other, strict=True) if np.isfinite(p)]
         assert min(thickness) >= 10

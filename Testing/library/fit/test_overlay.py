@@ -1,0 +1,152 @@
+"""Outlines on frames, and the pages they end up on."""
+
+import html.parser
+
+import numpy as np
+import pytest
+import surfaces
+import torch
+
+import phantoms
+from diffrender.errors import ImageError
+from diffrender.fit import charts
+from diffrender.fit.overlay import FOUND, TRUE, Outline, outline_of, overlay, parts_of
+from diffrender.fit.pages import figure, page, section, table
+from diffrender.fit.parametric import default_pelvis
+from diffrender.fit.report import certainty_picture, fit_report
+from diffrender.fit.result import Certainty, Fit, Fitted
+from diffrender.fit.simulation import SimulateSettings, cios_camera, simulate
+from diffrender.mesh import Mesh
+
+CENTRE, RADIUS = np.array([22.0, 10.0, -31.0]), 25.0
+
+
+@pytest.fixture(scope="module")
+def frame():
+    sphere = surfaces.of_ellipsoid(phantoms.Ellipsoid(CENTRE, np.full(3, RADIUS), np.eye(3)), 4)
+    bare = SimulateSettings(torso=False, gas=False, femurs=False, spine=False)
+    return sphere, simulate([sphere], cios_camera(10, size=128), bare).radiograph
+
+
+def coloured(picture: np.ndarray, colour) -> np.ndarray:
+    return np.argwhere((picture == colour).all(axis=2))
+
+
+def test_an_outline_runs_where_the_surface_ends(frame):
+    sphere, radiograph = frame
+    camera = radiograph.camera
+    picture = overlay(radiograph, [outline_of(sphere, camera, FOUND, size=512)], 512)
+    line = coloured(picture, FOUND)
+    # Each pixel of the line, back to a ray: it passes the ball's centre at its radius.
+    source, directions = camera.resized((512, 512)).rays(torch.from_numpy(line) + 0.5)
+    offset = torch.from_numpy(CENTRE) - source
+    miss = torch.linalg.cross(directions, offset.expand_as(directions)).norm(dim=1)
+    assert len(line) > 200
+    assert miss.max() < RADIUS + 0.3  # a line lies inside, and is 2 pixels of 0.4 mm wide
+    assert miss.min() > RADIUS - 1.6
+
+
+def test_the_last_outline_lies_on_top_and_the_legend_names_all(frame):
+    sphere, radiograph = frame
+    one, other = (
+        outline_of(sphere, radiograph.camera, colour, name) for colour, name in ((TRUE, "truth"), (FOUND, "fit"))
+    )
+    picture = overlay(radiograph, [one, other])
+    inside = picture[:512]
+    assert len(coloured(inside, FOUND)) > 200
+    assert len(coloured(inside, TRUE)) == 0
+    below = picture[512:]
+    assert len(coloured(below, FOUND)) > 5
+    assert len(coloured(below, TRUE)) > 5
+
+
+def test_an_outline_of_another_camera_is_refused(frame):
+    with pytest.raises(ImageError, match="proportions"):
+        overlay(frame[1], [Outline(torch.ones(1, 40, 90, dtype=torch.bool), FOUND)])
+
+
+def test_parts_are_the_models(frame):
+    model = default_pelvis()
+    parts = parts_of(model.mesh(), model.parts)
+    assert [len(mesh.vertices) for mesh in parts.values()] == [count for _, count in model.parts]
+    assert sum(len(mesh.faces) for mesh in parts.values()) == len(model.faces)
+    assert float(parts["right hip"].centre[0]) > 0 > float(parts["left hip"].centre[0])
+
+
+class _Tags(html.parser.HTMLParser):
+    """Opened and closed tags match, and nothing is loaded from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.images = [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        self.images += tag == "img"
+        if tag not in ("meta", "img", "line", "rect", "circle", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def checked(text: str) -> _Tags:
+    tags = _Tags()
+    tags.feed(text.replace("/>", ">"))
+    assert tags.open == []
+    assert all(source.startswith("data:image/") for source in tags.sources)
+    assert "$" not in text.split("</style>")[1].split("<footer>")[0]
+    return tags
+
+
+def test_a_page_is_whole_and_escapes_what_it_is_given():
+    drawn = [
+        charts.boxes({"a<b": {"fit": [1.0, 2, 3, float("nan")]}, "empty": {"fit": []}}, {"fit": "red"}, "mm"),
+        charts.line([3.0, 2.0, 1.5], "cost & more"),
+        charts.scatter([1.0, 2], [0.5, 3], "start", "fit"),
+        table([["x"], ["<script>"]]),
+        figure(np.zeros((4, 5, 3), np.uint8), 'a "caption" <b>'),
+    ]
+    text = page("Title & <i>", [section("One", part) for part in drawn])
+    assert checked(text).images == 1
+    assert "<script>" not in text
+    assert "Research use only" in text
+    assert "nan" not in text
+    assert charts.line([1.0], "one step") == ""
+
+
+def test_box_plots_stand_at_their_medians():
+    text = charts.boxes({"g": {"fit": [10.0] * 5, "start": [20.0] * 5}}, {"start": "a", "fit": "b"}, "mm")
+    heights = [float(part.split('y="')[1].split('"')[0]) for part in text.split("<rect ")[1:3]]
+    floor = charts.HEIGHT - charts.BELOW
+    assert (floor - heights[0]) / (floor - heights[1]) == pytest.approx(2.0, rel=0.02)
+
+
+def test_the_report_of_a_fit_shows_before_after_and_certainty():
+    model = default_pelvis()
+    camera = cios_camera(size=64)
+    body = model.mesh()
+    parts = parts_of(body, model.parts)
+    bare = SimulateSettings(torso=False, gas=False, femurs=False, spine=False)
+    radiograph = simulate(parts, camera, bare).radiograph
+    image = radiograph.pixels[0]
+    certainty = Certainty(
+        torch.eye(6), torch.full((6,), 0.1), 6.5, 0.8, torch.rand(len(body.vertices), 3), {"FH-l": torch.ones(3)}
+    )
+    fitted = Fitted(image, image, image - image.mean(), torch.zeros(3, 64, 64, dtype=torch.bool))
+    pose, shape, turn, said = torch.eye(4), torch.zeros(2), torch.zeros(3), "It lies < there."
+    fit = Fit(body, pose, shape, turn, {}, "converged", said, certainty, (fitted,), (3.0, 2.0))
+    start = Mesh(body.vertices + 5, body.faces)
+    tags = checked(text := fit_report(fit, [radiograph], model, start))
+    assert tags.images == 6  # before, after, three of the comparison, certainty
+    assert "6.5 mm" in text
+    assert "It lies &lt; there." in text
+
+
+def test_the_nearer_vertices_are_drawn_in_front():
+    camera = cios_camera(size=64)  # the detector in front of the patient, who is seen from there
+    points = torch.tensor([[0.0, 40, 0], [0, -40, 0], [60, 0, 60]])
+    mesh = Mesh(points, torch.tensor([[0, 1, 2]]))
+    picture, top = certainty_picture(mesh, torch.tensor([5.0, 0.0, 0.0]), camera, 64)
+    assert top == pytest.approx(5.0, rel=0.05)
+    assert picture[32, 32].tolist() == [250, 230, 60]  # the uncertain one, in front
