@@ -15,7 +15,7 @@ _HOME = {
     "FitSettings": "settings",
     "Fit": "result",
     "pelvis": "registration",
-    "ct": "ct",
+    "ct": "ct_registration",
     "simulate": "simulation",
     "evaluate": "evaluation",
     "Start": "start",

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffrender.errors import GeometryError, SettingError
 from diffrender.fit.evolution import minimise_widely
 from diffrender.fit.frames import Frame, pyramid
+from diffrender.fit.independence import independent_pixels
 from diffrender.fit.levenberg import Normal, Solution, Step, minimise
 from diffrender.fit.result import Certainty, Fit, Fitted
 from diffrender.fit.settings import FitSettings
@@ -225,23 +226,6 @@ class _Problem:
             total += float(picture.residual.square().sum() / picture.shown.square().sum().clamp(min=1e-12))
             independent += independent_pixels(picture.residual)
         return max(independent, 10.0) / max(total, 1e-4)
-
-
-def independent_pixels(residual: Float[Tensor, "h w"]) -> float:
-    """How many independent numbers a correlated image is worth: its pixels over the sum of its squared autocorrelation.
-
-    Source: Bartlett's effective number for the variance of a sum of products, in two dimensions.
-    """
-    used = residual != 0
-    size = [2 * n for n in residual.shape]
-    spectrum = torch.fft.rfft2(residual.to(torch.float64), s=size).abs().square()
-    of_pixels = torch.fft.rfft2(used.to(torch.float64), s=size).abs().square()
-    product, pairs = (torch.fft.irfft2(one, s=size) for one in (spectrum, of_pixels))
-    variance = float(residual.square().sum()) / max(float(used.sum()), 1.0)
-    if variance == 0:
-        return float(used.sum())
-    alike = torch.where(pairs > 0.2 * float(used.sum()), product / pairs.clamp(min=1) / variance, 0.0)
-    return float(used.sum() / alike.square().sum().clamp(min=1.0))
 
 
 def _precision(settings: FitSettings) -> Float[Tensor, "6"]:
