@@ -27,10 +27,10 @@ SWAY = 0.03  # of the sacrum against the hips [rad]
 
 # Where a landmark is marked on the right side [mm]: the nearest vertex takes its name.
 PLACES = {
-    "GSN": (64.0, -45.0, 34.0),  # deepest point of the greater sciatic notch
-    "IOF": (44.0, -5.0, -56.0),  # lower and inner edges of the obturator foramen
-    "MOF": (20.0, 46.0, -26.0),
-    "SPS": (4.0, 60.0, -4.0),  # upper and lower ends of the pubic symphysis
+    "GSN": (72.0, -33.0, 29.0),  # deepest point of the greater sciatic notch
+    "IOF": (51.0, -7.0, -60.0),  # lower and inner edges of the obturator foramen
+    "MOF": (20.0, 42.0, -26.0),
+    "SPS": (6.0, 57.0, -5.0),  # upper and lower ends of the pubic symphysis
     "IPS": (5.0, 44.0, -41.0),
     "ASIS": (130.0, 42.0, 72.0),  # anterior superior iliac spine
 }
