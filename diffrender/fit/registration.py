@@ -62,14 +62,7 @@ def pelvis(
     views = list(radiographs)
     if not views:
         raise SettingError("A fit needs at least one radiograph.")
-    if model is None:
-        from diffrender.fit.parametric import default_pelvis
-
-        notify(
-            "No shape model was given: the small parametric pelvis drawn from formulas is fitted, which stands for no "
-            "population. Build a model (`diffrender fit model`) for shapes that mean something."
-        )
-        model = default_pelvis()
+    model = chosen_model(model)
     begun = [start] if isinstance(start, Start) else list(start or ())
     begun = begun or [start_at_isocentre([view.camera for view in views], model)]
     levels = _levels(views, settings)
@@ -77,6 +70,19 @@ def pelvis(
     if settings.similarity == "labels":
         levels = [[with_parts(frame, states[0].scene) for frame in level] for level in levels]
     return Job(_steps(levels, states, settings))
+
+
+def chosen_model(model: ShapeModel | None) -> ShapeModel:
+    """The model, or the parametric one where there is none, which is said."""
+    if model is not None:
+        return model
+    from diffrender.fit.parametric import default_pelvis
+
+    notify(
+        "No shape model was given: the small parametric pelvis drawn from formulas is fitted, which stands for no "
+        "population. Build a model (`diffrender fit model`) for shapes that mean something."
+    )
+    return default_pelvis()
 
 
 @dataclass(frozen=True, eq=False)

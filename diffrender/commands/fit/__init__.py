@@ -3,7 +3,7 @@
 import typer
 
 from diffrender.commands.console import example
-from diffrender.commands.fit import evaluate, model, simulate
+from diffrender.commands.fit import ct, evaluate, model, pelvis, simulate
 
 EXAMPLE = example("diffrender fit simulate parametric --views 0,50 -o frames/")
 app = typer.Typer(
@@ -11,5 +11,5 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="A pelvis, or a CT, registered to fluoroscopy frames.",
 )
-for command in (model, simulate, evaluate):
+for command in (model, pelvis, ct, simulate, evaluate):
     app.command(epilog=command.EXAMPLE)(getattr(command, command.__name__.rpartition(".")[2]))
