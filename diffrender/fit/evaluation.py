@@ -82,8 +82,9 @@ class EvaluateSettings:
 class Evaluation:
     """All fits, as rows of plain data, by preset, subject and start.
 
-    A row: "preset", "subject", "start", "outcome", "seconds", "in_view"; "before", "after" and "floor", each of the
-    errors by name; "within_1", "within_2"; "stated" {"depth", "in_plane"}; "overlay", a file beside the record or None.
+    A row: "preset", "subject", "start", "outcome", "seconds", "cpu_seconds", "in_view"; "before", "after" and "floor",
+    each of the errors by name; "within_1", "within_2"; "stated" {"depth", "in_plane", "vertex"}; "coefficients";
+    "overlay", a file beside the record or None.
     """
 
     rows: list[dict[str, Any]]

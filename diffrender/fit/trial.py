@@ -148,14 +148,15 @@ def tried(
     shown = [view.clean if trial.clean else view.radiograph for view in frames.views]
     # Labels would tell where the bones are, and marked landmarks too.
     shown = [replace(one, path_lengths=None, masks=None, ids=(), names=None, landmarks=None) for one in shown]
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     fit = pelvis(shown, model, settings, Start(pose)).run()
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
     before = _moved(model.mesh(), pose)
     assert fit.mesh is not None
     row = {
         "outcome": fit.outcome,
-        "seconds": seconds,
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu_seconds, 3),
         "in_view": min(share_in_view(frames.truth, camera) for camera in cameras),
         "before": _errors(case, before, frames, cameras),
         "after": _errors(case, fit.mesh, frames, cameras),

@@ -128,7 +128,8 @@ def row_of(start: int, error: float = 4.0) -> dict:
     errors = errors_of(off, body, cios_camera(), *marks).to_dict()
     before = {name: 3 * value for name, value in errors.items()}
     return {
-        "outcome": "converged", "seconds": 1.0, "in_view": 0.8, "before": before, "after": errors, "floor": errors,
+        "outcome": "converged", "seconds": 1.0, "cpu_seconds": 1.0, "in_view": 0.8,
+        "before": before, "after": errors, "floor": errors,
         "within_1": 0.68, "within_2": 0.95, "stated": {"depth": 5.0, "in_plane": 1.0, "vertex": 2.0},
         "coefficients": [0.1], "overlay": None,
     }  # fmt: skip
