@@ -6,6 +6,8 @@ subjects, 5000 vertices a bone. Its subjects 15 and 25 are almost certainly the 
 
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +106,7 @@ def _of_npz(file: Path, shown: str) -> list[Subject]:
             ids = [int(n) for n in atlas["ids"]]
             points = {part: np.asarray(atlas[f"{key}_points"]) for part, key in KEYS.items()}
             faces = {part: np.asarray(atlas[f"{key}_faces"]) for part, key in KEYS.items()}
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as problem:
         raise PathError(
             f"{shown} is no atlas of surfaces ({_first_line(problem)}): it needs the arrays ids, "
             f"{', '.join(f'{key}_points and {key}_faces' for key in KEYS.values())}. Give such an .npz, or the folder "

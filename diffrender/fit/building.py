@@ -46,8 +46,8 @@ class ModelSettings:
 
     modes: int = 60
     mirror: bool = True
-    local: float = 0.4
-    local_length: float = 80.0
+    local: float = 0.3
+    local_length: float = 120.0
     smooth: float = 1.0
     smooth_length: float = 20.0
     together: bool = True
@@ -118,17 +118,18 @@ def model_of(
 
 def mean_and_modes(
     training: Training, subjects: Sequence[int], settings: ModelSettings, vertices: np.ndarray | None = None
-) -> tuple[Float[np.ndarray, "v 3"], Float[np.ndarray, "m v 3"]]:
-    """Mean and modes of some of the subjects, at all or at some vertices [mm]."""
+) -> tuple[Float[np.ndarray, "v 3"], Float[np.ndarray, "m w 3"]]:
+    """The mean of some of the subjects at all vertices, and their modes at all or at some [mm]."""
     shapes = training.of(subjects)
     mean, part = shapes.mean(0), training.part
     # A mirror image is no second person: it brings no further degree of freedom of the mean to be paid for.
     deviations = (shapes - mean) / np.sqrt(len(shapes) * (1 - 1 / len(subjects)))
     if vertices is not None:
         deviations, part = deviations[:, vertices], part[vertices]
+    single = np.float32  # a hundred million entries of the covariance are made; their sums need no more
     covariance = Covariance(
-        mean if vertices is None else mean[vertices],
-        deviations,
+        (mean if vertices is None else mean[vertices]).astype(single),
+        deviations.astype(single),
         part,
         settings.local,
         settings.local_length,
@@ -136,7 +137,7 @@ def mean_and_modes(
         settings.smooth_length,
         settings.together,
     )
-    return mean, modes_of(covariance, settings.modes)
+    return mean, modes_of(covariance, settings.modes).astype(np.float64)
 
 
 def folds(count: int, most: int = FOLDS) -> Iterator[tuple[list[int], list[int]]]:

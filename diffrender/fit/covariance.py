@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 from scipy.sparse.linalg import eigsh
+from scipy.spatial.distance import cdist
 
 KNOTS = 800  # vertices whose covariance is taken apart; the others follow from theirs (Nystroem)
 ROWS = 1500  # vertices at a time
@@ -54,7 +55,7 @@ class Covariance:
         n = len(self.deviations)
         block = self.deviations[:, a].reshape(n, -1).T @ self.deviations[:, b].reshape(n, -1)
         block = block.reshape(len(a), 3, len(b), 3)
-        squares = ((self.mean[a, None] - self.mean[None, b]) ** 2).sum(2)
+        squares = cdist(self.mean[a], self.mean[b], "sqeuclidean").astype(block.dtype)
         same = self.part[a, None] == self.part[None, b]
         if self.local:
             near = np.exp(-squares / (2 * self.local_length**2))
@@ -67,19 +68,6 @@ class Covariance:
                 block[:, axis, :, axis] += own
         return block.reshape(3 * len(a), 3 * len(b))
 
-    def restricted(self, vertices: Int64[np.ndarray, "s"]) -> "Covariance":
-        """That of some vertices alone."""
-        return Covariance(
-            self.mean[vertices],
-            self.deviations[:, vertices],
-            self.part[vertices],
-            self.local,
-            self.local_length,
-            self.smooth,
-            self.smooth_length,
-            self.together,
-        )
-
 
 def modes_of(covariance: Covariance, most: int) -> Float[np.ndarray, "m v 3"]:
     """The strongest modes, each times its standard deviation [mm]: orthogonal, in falling order, signs fixed.
@@ -87,8 +75,8 @@ def modes_of(covariance: Covariance, most: int) -> Float[np.ndarray, "m v 3"]:
     Exact for the subjects' own covariance; else by Nystroem's method from KNOTS vertices evenly through the list:
     the best linear prediction of every vertex from the knots' strongest modes.
     """
-    scaled = _of_sample(covariance, most) if covariance.is_sample else _of_knots(covariance, most)
-    flat = scaled.reshape(len(scaled), -1)
+    scaled = covariance.deviations if covariance.is_sample else _of_knots(covariance, most)
+    flat = scaled.reshape(len(scaled), -1).astype(np.float64)
     values, vectors = np.linalg.eigh(flat @ flat.T)
     kept = [n for n in np.argsort(values)[::-1] if values[n] > 1e-8 * values.max()][:most]
     modes = vectors[:, kept].T @ flat
@@ -102,18 +90,14 @@ def spread_out(count: int, most: int) -> Int64[np.ndarray, "s"]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
-def _of_sample(covariance: Covariance, most: int) -> np.ndarray:
-    return covariance.deviations
-
-
 def _of_knots(covariance: Covariance, most: int) -> np.ndarray:
     count = len(covariance.mean)
     knots = spread_out(count, KNOTS)
-    own = covariance.between(knots, knots)
+    own = covariance.between(knots, knots).astype(np.float64)
     most = min(most, len(own) - 1)
     start = np.random.default_rng(0).standard_normal(len(own))
     values, vectors = eigsh(own, k=most, v0=start)
     good = values > 1e-8 * values.max()
-    predict = vectors[:, good] / np.sqrt(values[good])
+    predict = (vectors[:, good] / np.sqrt(values[good])).astype(covariance.mean.dtype)
     rows = [covariance.between(np.arange(n, min(n + ROWS, count)), knots) @ predict for n in range(0, count, ROWS)]
     return np.concatenate(rows).T.reshape(int(good.sum()), count, 3)

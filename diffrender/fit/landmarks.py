@@ -44,7 +44,7 @@ CREST = 0.35  # of the height from the femoral head to the crest's top: the ante
 
 
 def known_landmarks(
-    faces: Sequence[Int64[np.ndarray, "f 3"]], parts: Mapping[str, slice]
+    faces: Sequence[Int64[np.ndarray, "_ 3"]], parts: Mapping[str, slice]
 ) -> dict[str, Landmark] | None:
     """The landmarks of a template that is known by its triangles as published, part after part; None for another."""
     if fingerprint(faces) != ATLAS:
@@ -61,7 +61,7 @@ def known_landmarks(
     return found
 
 
-def fingerprint(faces: Sequence[Int64[np.ndarray, "f 3"]]) -> str:
+def fingerprint(faces: Sequence[Int64[np.ndarray, "_ 3"]]) -> str:
     """SHA256 of the triangles of a template's parts, as hexadecimal."""
     digest = hashlib.sha256()
     for own in faces:
