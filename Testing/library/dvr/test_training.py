@@ -426,3 +426,18 @@ def test_painted_views_are_all_that_train_needs():
 
 def test_slots_are_those_of_the_renderer():
     assert TrainSettings().slots == SLOTS
+
+
+def test_unet_s_looks_at_views_with_fewer_pixels_first(monkeypatch):
+    assert [TrainSettings().coarse_at(share) for share in (0.0, 0.69, 0.71)] == [True, True, False]
+    assert not TrainSettings(renderer="lookup").coarse_at(0.0)
+    assert TrainSettings(renderer="lookup", coarse=0.2).coarse_at(0.1)
+    with pytest.raises(SettingError, match="coarse is a share"):
+        TrainSettings(coarse=1.5)
+    seen = []
+    real = learner_module.loss_of
+    monkeypatch.setattr(
+        learner_module, "loss_of", lambda image, *rest: (seen.append(image.shape), real(image, *rest))[1]
+    )
+    train_on([case(image_size=(200, 150), shape=(6, 7, 5))], brief(steps=4, batch=1, coarse=0.6)).run()
+    assert seen == [(4, 100, 75), (4, 100, 75), (4, 100, 75), (4, 200, 150)]
