@@ -9,6 +9,7 @@ from diffrender.dvr.draw import Drawing
 from diffrender.dvr.renderer import Grid, RendererSettings
 from diffrender.dvr.renderers import renderer
 from diffrender.dvr.transfer import TransferFunction
+from diffrender.rays.field import MarchSettings
 from diffrender.views import eye
 from diffrender.volume import Volume
 
@@ -64,6 +65,15 @@ def test_pictures_are_the_renderers_own_and_without_gradient(drawing):
     drawing.renderer.eval()
     with torch.no_grad():
         assert torch.equal(image, drawing.renderer(drawing.volume, camera))
+
+
+def test_the_march_is_as_asked(drawing):
+    camera, finely = eye(drawing.volume, (0.3, 0.8, 0.2), (40, 52)), MarchSettings(sampling_rate=3.0)
+    fine = Drawing(drawing.renderer, drawing.volume, finely).image(camera)
+    assert (fine - drawing.image(camera)).abs().max() > 0.005
+    drawing.renderer.eval()
+    with torch.no_grad():
+        assert torch.equal(fine, drawing.renderer.show(drawing.fields, camera, finely))
 
 
 def test_a_preview_is_the_picture_coarsely_in_its_place(drawing):
