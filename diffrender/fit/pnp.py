@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffrender.camera import Camera
-from diffrender.pose import cross_matrix
 
 ROTATIONS = 60  # to begin from, spread over all; four or more points have at most a few poses that look right
 MATCHING_STEPS = 60
-REFINED = 4  # of the best matches, those refined in the images
-REFINING_STEPS = 30
+REFINED = 16  # of the best matches, those refined in the images
+KEPT = 3  # of the different poses that they lead to
+REFINING_STEPS = 25
 TUNING = 4.685  # of Tukey's weights: 95 % of the efficiency of least squares where errors are Gaussian
 LEAST_SPREAD = 1.0  # px: marks are set no better
 
@@ -56,17 +56,15 @@ def solve(seen: Sighting) -> list[tuple[Float[Tensor, "4 4"], Float[Tensor, "n"]
     Source: Lu, Hager, Mjolsness, IEEE PAMI 22 (2000) 610 (orthogonal iteration); Beaton and Tukey's weights.
     """
     rotations, translations, misses = _matched(seen)
-    order = torch.argsort(misses)
+    best = torch.argsort(misses)[:REFINED]
+    ones = torch.ones(len(seen.points), dtype=torch.float64)
+    poses = _descended(seen, _poses(rotations[best], translations[best]), ones)
+    errors = (_projected(seen, poses) - seen.pixels).norm(dim=2).nan_to_num(torch.inf)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for n in order.tolist():
-        if len(found) == REFINED:
-            break
-        start = _pose(rotations[n], translations[n])
-        if not _in_front(seen, start) or any(_alike(start, pose) for pose, _, _ in found):
-            continue
-        pose, errors, weights = _refined(seen, start)
-        if _in_front(seen, pose) and not any(_alike(pose, other) for other, _, _ in found):
-            found.append((pose, errors, weights))
+    for n in torch.argsort(errors.square().mean(1)).tolist():
+        new = bool(torch.isfinite(errors[n]).all()) and not any(_alike(poses[n], other) for other, _, _ in found)
+        if new and len(found) < KEPT:
+            found.append(_weighted(seen, poses[n]))
     return sorted(found, key=lambda one: _cost(one[1]))
 
 
@@ -124,88 +122,99 @@ def _spread_rotations(count: int) -> Float[Tensor, "b 3 3"]:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def _refined(seen: Sighting, pose: Float[Tensor, "4 4"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Least squares in the images, damped; then with weights that let outliers go."""
+def _weighted(seen: Sighting, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least squares again with weights that let outliers go: (pose, error of each [px], its weight)."""
     weights = torch.ones(len(seen.points), dtype=torch.float64)
-    pose = _descended(seen, pose, weights)
-    if len(seen.points) > 4:  # with four nothing can be told from an outlier
-        for _ in range(5):
-            errors = (_projected(seen, pose) - seen.pixels).norm(dim=1)
-            spread = max(LEAST_SPREAD, 1.4826 * float(errors.median()))
-            weights = (1 - (errors / (TUNING * spread)).square()).clamp(min=0).square()
-            if int((weights > 0.1).sum()) < 4:
-                weights = torch.ones_like(weights)
-                break
-            if float(weights.min()) > 0.5:  # no outlier: least squares is the better estimate
-                weights = torch.ones_like(weights)
-                break
-            pose = _descended(seen, pose, weights)
-    return pose, (_projected(seen, pose) - seen.pixels).norm(dim=1), weights
+    errors = (_projected(seen, pose[None])[0] - seen.pixels).norm(dim=1)
+    for _ in range(5 if len(seen.points) > 4 else 0):  # with four nothing can be told from an outlier
+        spread = max(LEAST_SPREAD, 1.4826 * float(errors.median()))
+        tried = (1 - (errors / (TUNING * spread)).square()).clamp(min=0).square()
+        if int((tried > 0.1).sum()) < 4 or float(tried.min()) > 0.1:  # none left, or no outlier
+            break
+        weights = tried
+        pose = _descended(seen, pose[None], weights)[0]
+        errors = (_projected(seen, pose[None])[0] - seen.pixels).norm(dim=1)
+    return pose, errors, weights
 
 
-def _descended(seen: Sighting, pose: Tensor, weights: Tensor) -> Tensor:
-    damping = 1e-3
-    residual = _projected(seen, pose) - seen.pixels
-    cost = float((weights * residual.square().sum(1)).sum())
+def _descended(seen: Sighting, poses: Tensor, weights: Tensor) -> Tensor:
+    """Damped Gauss-Newton in the images, of several poses (b, 4, 4) at once, each with its own damping."""
+    damping = torch.full((len(poses),), 1e-3, dtype=torch.float64)
+    residual = _projected(seen, poses) - seen.pixels
+    cost = _sum_of_squares(residual, weights)
     for _ in range(REFINING_STEPS):
-        jacobian = _jacobian(seen, pose)
+        jacobian = _jacobian(seen, poses).nan_to_num()
         weighted = weights[:, None, None] * jacobian
-        hessian = torch.einsum("nri,nrj->ij", weighted, jacobian)
-        gradient = torch.einsum("nri,nr->i", weighted, residual)
-        step = -torch.linalg.solve(hessian + damping * torch.diag(hessian.diagonal().clamp(min=1e-12)), gradient)
-        tried = _stepped(seen, pose, step)
+        hessian = torch.einsum("bnri,bnrj->bij", weighted, jacobian)
+        gradient = torch.einsum("bnri,bnr->bi", weighted, residual.nan_to_num())
+        scale = hessian.diagonal(dim1=1, dim2=2).clamp(min=1e-9)
+        step = -torch.linalg.solve(hessian + torch.diag_embed(damping[:, None] * scale), gradient)
+        tried = _stepped(seen, poses, step)
         away = _projected(seen, tried) - seen.pixels
-        new = float((weights * away.square().sum(1)).sum())
-        if math.isfinite(new) and new < cost:
-            done = cost - new < 1e-8 * cost + 1e-16
-            pose, residual, cost, damping = tried, away, new, max(damping / 5, 1e-9)
-            if done:
-                break
-        else:
-            damping *= 8
-            if damping > 1e8:
-                break
-    return pose
+        new = _sum_of_squares(away, weights)
+        better = new < cost
+        gain = float(torch.where(better, (cost - new) / new.clamp(min=1e-16), torch.zeros_like(new)).max())
+        poses = torch.where(better[:, None, None], tried, poses)
+        residual = torch.where(better[:, None, None], away, residual)
+        cost = torch.minimum(new, cost)
+        damping = torch.where(better, damping / 5, damping * 8).clamp(1e-9, 1e9)
+        if (gain < 1e-9 and float(damping.min()) > 1e-2) or float(cost.max()) < 1e-18:
+            break
+    return poses
 
 
-def _seen_from(seen: Sighting, world: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """(column, row, 1) times depth."""
-    return torch.einsum("nij,nj->ni", seen.projections[:, :, :3], world) + seen.projections[:, :, 3]
+def _sum_of_squares(residual: Tensor, weights: Tensor) -> Tensor:
+    """(b,); infinite behind the source."""
+    return (weights * residual.square().sum(2)).sum(1).nan_to_num(torch.inf)
 
 
-def _projected(seen: Sighting, pose: Float[Tensor, "4 4"]) -> Float[Tensor, "n 2"]:
-    """(row, column) [px]; NaN behind the source."""
-    column, row, depth = _seen_from(seen, seen.points @ pose[:3, :3].T + pose[:3, 3]).unbind(1)
-    pixels = torch.stack([row / depth, column / depth], dim=1)
-    return torch.where(depth[:, None] > 0, pixels, torch.nan)
+def _places(seen: Sighting, poses: Tensor) -> Tensor:
+    """(b, n, 3) world [mm]."""
+    return torch.einsum("bij,nj->bni", poses[:, :3, :3], seen.points) + poses[:, None, :3, 3]
 
 
-def _jacobian(seen: Sighting, pose: Tensor) -> Float[Tensor, "n 2 6"]:
-    """d (row, column) / d (translation [mm], rotation [rad] about the points' middle), world axes."""
-    world = seen.points @ pose[:3, :3].T + pose[:3, 3]
+def _seen_from(seen: Sighting, world: Tensor) -> Tensor:
+    """(b, n, 3): (column, row, 1) times depth."""
+    return torch.einsum("nij,bnj->bni", seen.projections[:, :, :3], world) + seen.projections[:, :, 3]
+
+
+def _projected(seen: Sighting, poses: Tensor) -> Tensor:
+    """(b, n, 2): (row, column) [px]; NaN behind the source."""
+    column, row, depth = _seen_from(seen, _places(seen, poses)).unbind(2)
+    pixels = torch.stack([row, column], dim=2) / depth[..., None]
+    return torch.where(depth[..., None] > 0, pixels, torch.nan)
+
+
+def _jacobian(seen: Sighting, poses: Tensor) -> Tensor:
+    """(b, n, 2, 6): d (row, column) / d (translation [mm], rotation [rad] about the points' middle), world axes."""
+    world = _places(seen, poses)
     homogeneous = _seen_from(seen, world)
-    depth = homogeneous[:, 2, None, None]
+    depth = homogeneous[..., 2, None, None]
     linear = seen.projections[:, :, :3]
-    by_place = (linear[:, :2] - homogeneous[:, :2, None] / depth * linear[:, 2:]) / depth
+    by_place = (linear[:, :2] - homogeneous[..., :2, None] / depth * linear[:, 2:]) / depth
     # r x arm along each of the three axes of r; then (column, row) to (row, column)
-    by_turn = torch.linalg.cross(torch.eye(3, dtype=torch.float64)[None], (world - world.mean(0))[:, None])
-    return torch.cat([by_place, by_place @ by_turn.transpose(1, 2)], dim=2).flip(1)
+    arms = (world - world.mean(1, keepdim=True))[:, :, None]
+    by_turn = torch.linalg.cross(
+        torch.eye(3, dtype=torch.float64).expand(*arms.shape[:2], 3, 3), arms.expand(-1, -1, 3, 3)
+    )
+    return torch.cat([by_place, by_place @ by_turn.transpose(2, 3)], dim=3).flip(2)
 
 
-def _stepped(seen: Sighting, pose: Tensor, step: Tensor) -> Tensor:
-    centre = (seen.points @ pose[:3, :3].T + pose[:3, 3]).mean(0)
-    rotation = torch.linalg.matrix_exp(cross_matrix(step[3:]))
-    return _pose(rotation @ pose[:3, :3], rotation @ (pose[:3, 3] - centre) + centre + step[:3])
+def _stepped(seen: Sighting, poses: Tensor, steps: Tensor) -> Tensor:
+    centre = _places(seen, poses).mean(1)
+    crosses = torch.linalg.cross(
+        steps[:, None, 3:].expand(-1, 3, 3), torch.eye(3, dtype=torch.float64).expand(len(steps), 3, 3)
+    )
+    rotation = torch.linalg.matrix_exp(crosses.transpose(1, 2))
+    moved = torch.einsum("bij,bj->bi", rotation, poses[:, :3, 3] - centre) + centre + steps[:, :3]
+    return _poses(rotation @ poses[:, :3, :3], moved)
 
 
-def _pose(rotation: Tensor, translation: Tensor) -> Float[Tensor, "4 4"]:
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3], pose[:3, 3] = rotation, translation
-    return pose
-
-
-def _in_front(seen: Sighting, pose: Tensor) -> bool:
-    return bool(torch.isfinite(_projected(seen, pose)).all())
+def _poses(rotations: Tensor, translations: Tensor) -> Tensor:
+    """(b, 4, 4)."""
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(rotations), 1, 1)
+    poses[:, :3, :3], poses[:, :3, 3] = rotations, translations
+    return poses
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

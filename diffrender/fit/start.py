@@ -240,20 +240,22 @@ def _check_sides(
     sets: list[tuple[int, ...]] = [tuple(range(len(marks)))]
     if len(marks) > 1:
         sets += [(n,) for n in range(len(marks))]
+    best = error
+    found: tuple[int, ...] = ()
     for which in sets:
         exchanged = [_exchanged(view) if n in which else view for n, view in enumerate(marks)]
         if exchanged == list(marks) or any(name not in places for view in exchanged for name in view):
             continue
         poses = _solutions(views, exchanged, places)
-        if not poses:
-            continue
-        other = root_mean_square(poses[0][2], torch.ones_like(poses[0][2]))
-        if other < SWAPPED * error and other + SWAP_GAIN < error:
-            where = f" of view {next(iter(which)) + 1}" if len(which) < len(marks) else ""
-            raise GeometryError(
-                f"The left and right landmarks{where} are swapped: as named they miss their marks by {error:.1f} px, "
-                f"exchanged by {other:.1f} px. Exchange the names, or find out whether the image is mirrored."
-            )
+        other = root_mean_square(poses[0][2], torch.ones_like(poses[0][2])) if poses else best
+        if other < best:
+            best, found = other, which
+    if found and best < SWAPPED * error and best + SWAP_GAIN < error:
+        where = f" of view {found[0] + 1}" if len(found) < len(marks) else ""
+        raise GeometryError(
+            f"The left and right landmarks{where} are swapped: as named they miss their marks by {error:.1f} px, "
+            f"exchanged by {best:.1f} px. Exchange the names, or find out whether the image is mirrored."
+        )
 
 
 def _exchanged(view: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
