@@ -46,6 +46,7 @@ BENCHES = {
     "batch": Bench("bench_gradients", "batch", 1),
     "march": Bench("bench_march", "march", 8),
     "surface": Bench("bench_surface", "surface", 2),
+    "shape": Bench("bench_shape", "shape", 12),
     "fit-floor": Bench("bench_fit", "floor", 6),
     "fit-protocol": Bench("bench_fit", "protocol", 30),
     "fit-deepfluoro": Bench("fit_deepfluoro", "deepfluoro", 30),
