@@ -13,6 +13,7 @@ _HOME = {
     "read_mesh": "meshes",
     "read_radiographs": "xray",
     "read_calibration": "calibration",
+    "read_landmarks": "points",
     "deepfluoro_volume": "deepfluoro",
     "deepfluoro_landmarks": "deepfluoro",
     "write_mesh": "meshes",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from diffrender.io.labels import read_labels as read_labels
     from diffrender.io.meshes import read_mesh as read_mesh
     from diffrender.io.meshes import write_mesh as write_mesh
+    from diffrender.io.points import read_landmarks as read_landmarks
     from diffrender.io.volumes import list_series as list_series
     from diffrender.io.volumes import read_volume as read_volume
     from diffrender.io.xray import read_radiographs as read_radiographs

@@ -139,11 +139,10 @@ def _by_volume_reader(path: str | Path, place: Path) -> Picture:
             f"({', '.join(PICTURES)})."
         )
     try:
-        if head.startswith(b"\x1f\x8b"):
-            with gzip.open(place) as file:  # ITK fills up with zeros what is cut off
-                while file.read(1 << 20):
-                    pass
         values = sitk.GetArrayFromImage(sitk.ReadImage(str(place)))
+        # ITK fills up with zeros what is cut off a NIfTI
+        if (is_nifti(head) or packed) and _length(place, packed) < values.nbytes:
+            raise EOFError
     except (RuntimeError, EOFError, zlib.error, gzip.BadGzipFile):
         raise ImageError(f"{path} is truncated or damaged: it cannot be decoded. Copy or export it again.") from None
     values = np.squeeze(values)
@@ -155,3 +154,11 @@ def _by_volume_reader(path: str | Path, place: Path) -> Picture:
     if values.ndim not in (2, 3):
         raise ImageError(f"{path} is no picture: its numbers have shape {list(values.shape)}.")
     return Picture(grey(values, str(path)))
+
+
+def _length(place: Path, packed: bool) -> int:
+    """Of a file, unpacked [bytes]."""
+    if not packed:
+        return place.stat().st_size
+    with gzip.open(place) as file:
+        return sum(len(part) for part in iter(lambda: file.read(1 << 20), b""))

@@ -264,7 +264,7 @@ def test_pictures_that_cannot_be_frames(tmp_path):
     tifffile.imwrite(tmp_path / "nan.tif", np.where(grey() > 200, np.nan, 1.5).astype(np.float32))
     with pytest.raises(ImageError, match="NaN"):
         dr.read_radiographs(tmp_path / "nan.tif", camera=GEOMETRY)
-    tifffile.imwrite(tmp_path / "many.tif", np.stack([grey()] * 3))
+    tifffile.imwrite(tmp_path / "many.tif", np.stack([grey()] * 3), photometric="minisblack")
     with pytest.raises(ImageError, match="3 pages"):
         dr.read_radiographs(tmp_path / "many.tif", camera=GEOMETRY)
     written(tmp_path / "notes.txt", "no frame")
