@@ -14,10 +14,10 @@ from torch import Tensor
 
 from diffrender.camera import Camera, c_arm
 from diffrender.errors import LabelError, SettingError
-from diffrender.fit.frames import blurred, frame_of, radii_of
+from diffrender.fit.frames import Frame, blurred, frame_of, radii_of
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.shape import ShapeModel
-from diffrender.fit.similarity import SOFT_EDGE
+from diffrender.fit.similarity import SOFT_EDGE, gradients
 from diffrender.fit.start import Start
 from diffrender.mesh import Mesh
 from diffrender.rays.surface import surface_pass
@@ -83,7 +83,7 @@ def starts_from_presets(
         wanted, hidden = _label_masks(frame.masks, frame.parts, [name for name, _ in model.parts])
         look = _Overlap(wanted, weights * (1 - hidden))
     else:
-        look = _Likeness(frame.image, weights, radii_of(camera, settings.blur))
+        look = _Likeness(frame)
     found = []
     for rotation in _views(camera, settings):
         for depth in settings.depths:
@@ -122,26 +122,28 @@ class _Overlap:
 
 
 class _Likeness:
-    """Normalised correlation of what is sharp in both, at every shift of a frame over a larger picture."""
+    """Gradient correlation under local contrast, at every shift of a frame over a larger picture.
 
-    def __init__(self, image: Float[Tensor, "h w"], weights: Float[Tensor, "h w"], radii: tuple[float, float]):
-        self.radii = radii
-        mean = blurred(image * weights, radii) / blurred(weights, radii).clamp(min=1e-6)
-        sharp = weights * (image - mean)
-        sharp = sharp - weights * (sharp.sum() / weights.sum())
-        self.norm, self.count = float(sharp.norm()), float(weights.sum())
-        self.sharp, self.weights = _reversed(sharp[None]), _reversed(weights[None])
-        self.size = (image.shape[0], image.shape[1])
+    On real frames the best place by it was the right one more often than by a correlation of the pictures themselves:
+    neighbouring bones are as bright as what is looked for, and their edges run otherwise.
+    """
+
+    def __init__(self, frame: Frame):
+        self.radii = radii_of(frame.camera, frame.blur)
+        weights = frame.weights / frame.contrast.square()
+        edges = gradients(frame.high_passed(frame.image))
+        self.norms = (edges.square() * weights).sum((-2, -1)).sqrt()[:, None, None]
+        self.edges, self.weights = _reversed(edges * weights), _reversed(weights[None])
+        self.size = (frame.image.shape[0], frame.image.shape[1])
 
     def best(self, lengths: Float[Tensor, "part h2 w2"]) -> tuple[float, int, int]:
         shown = lengths.sum(0)
-        shown = (shown - blurred(shown, self.radii))[None]
-        match = _slid(self.sharp, shown, self.size)[0]
-        total, square = (_slid(self.weights, one, self.size)[0] for one in (shown, shown.square()))
-        spread = (square - total.square() / self.count).clamp(min=0)
+        edges = gradients(shown - blurred(shown, self.radii))
+        match, energy = _slid(self.edges, edges, self.size), _slid(self.weights, edges.square(), self.size)
+        energy = energy.clamp(min=0)
         # A place where hardly anything is drawn is like anything.
-        floor = 0.1 * float(spread.amax())
-        return _highest(match / (self.norm * (spread + floor).sqrt()).clamp(min=1e-9))
+        floor = 0.1 * energy.amax((-2, -1), keepdim=True)
+        return _highest((match / (self.norms * (energy + floor).sqrt()).clamp(min=1e-9)).mean(0))
 
 
 def _reversed(images: Float[Tensor, "n h w"]) -> Tensor:
