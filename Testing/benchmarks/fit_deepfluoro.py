@@ -19,6 +19,7 @@ from conftest import data_folder
 from diffrender.camera import Camera, c_arm
 from diffrender.fit.atlas import read_atlas
 from diffrender.fit.building import ModelSettings, build_shape_model
+from diffrender.fit.frames import frame_of
 from diffrender.fit.metrics import share_in_view
 from diffrender.fit.model_files import load_shape_model, save_shape_model
 from diffrender.fit.registration import pelvis
@@ -26,6 +27,7 @@ from diffrender.fit.result import Fit
 from diffrender.fit.search import PresetSettings, starts_from_presets
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.shape import ShapeModel
+from diffrender.fit.similarity import similarity
 from diffrender.fit.start import Start
 from diffrender.mesh import Mesh
 from diffrender.rays.surface import surface_pass
@@ -159,17 +161,28 @@ def fitted(frame: Frame, model: ShapeModel, labels: bool) -> tuple[Fit, list[Sta
         other = torch.from_numpy(~np.isin(frame.labels, (0, 1, 2)))
         radiograph = replace(radiograph, exposed=~other)
         model = hips_of(model)
-    search = PresetSettings(size=45, keep=4)
+    search = PresetSettings(size=45, keep=3)
     starts = starts_from_presets(frame.radiograph, model, labels, search)
     settings = FitSettings(
         similarity="labels" if labels else "gradient-correlation",
         sizes=(45, 90),
         steps=15,
-        start_translation=60.0,
-        start_rotation=15.0,
-        depth=80.0,
+        modes=0 if labels else 10,  # a picture of bones among bones tells less of shape than their outlines do
+        start_translation=60.0 if labels else 25.0,
+        start_rotation=15.0 if labels else 8.0,
+        depth=80.0 if labels else 40.0,
     )
-    return pelvis([radiograph], model, settings, starts).run(), starts
+    if labels:
+        return pelvis([radiograph], model, settings, starts).run(), starts
+    # One by one, and compared over the whole frame: each fit's own cost looks at its own surroundings alone.
+    fits = [pelvis([radiograph], model, settings, start).run() for start in starts]
+    return max(fits, key=lambda fit: _alike(fit, radiograph)), starts
+
+
+def _alike(fit: Fit, radiograph: Radiograph) -> float:
+    frame = frame_of(radiograph, SIZE, FitSettings(blur=40.0))
+    assert fit.mesh is not None
+    return float(similarity("gradient-correlation", surface_pass(fit.mesh, frame.camera).lengths, frame))
 
 
 def hips_of(model: ShapeModel) -> ShapeModel:
