@@ -81,8 +81,7 @@ def _cost(errors: Float[Tensor, "n"]) -> float:
 def _matched(seen: Sighting) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"], Float[Tensor, "b"]]:
     """Orthogonal iteration from many rotations at once: points to the nearest places on their lines."""
     d = seen.directions
-    along = d[:, :, None] * d[:, None, :]
-    across = torch.eye(3, dtype=torch.float64) - along
+    across = torch.eye(3, dtype=torch.float64) - d[:, :, None] * d[:, None, :]
     total = across.sum(0)
     shift = torch.linalg.pinv(total)
     centre = seen.points.mean(0)
@@ -92,11 +91,17 @@ def _matched(seen: Sighting) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3
         turned = torch.einsum("bij,nj->bni", rotations, body)
         offset = torch.einsum("nij,bnj->bi", across, seen.sources - turned) @ shift
         places = turned + offset[:, None]
-        nearest = seen.sources + torch.einsum("nij,bnj->bni", along, places - seen.sources)
+        depth = torch.einsum("ni,bni->bn", d, places - seen.sources).clamp(
+            min=1.0
+        )  # a line has a behind, a ray has none
+        nearest = seen.sources + depth[..., None] * d
         rotations = _turning(body, nearest - nearest.mean(1, keepdim=True))
     turned = torch.einsum("bij,nj->bni", rotations, body)
     offset = torch.einsum("nij,bnj->bi", across, seen.sources - turned) @ shift
-    misses = torch.einsum("nij,bnj->bni", across, turned + offset[:, None] - seen.sources).square().sum((1, 2))
+    reach = turned + offset[:, None] - seen.sources
+    misses = torch.einsum("nij,bnj->bni", across, reach).square().sum((1, 2))
+    behind = (torch.einsum("ni,bni->bn", d, reach) <= 0).any(1)
+    misses = torch.where(behind, torch.inf, misses)
     return rotations, offset - rotations @ centre, misses
 
 

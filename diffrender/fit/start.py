@@ -79,14 +79,14 @@ def start_from_landmarks(
     marks = _known_marks(marks, places)
     _check_spread(marks, places)
     poses = _solutions(views, marks, places)
+    as_named = root_mean_square(poses[0][2], torch.ones_like(poses[0][2])) if poses else math.inf
+    _check_sides(views, marks, places, as_named)
     if not poses:
         raise GeometryError(
             "No pose before the cameras explains the landmarks. Check that each name stands at its place, and that the "
             "places are (row, column) in the pixels of the frame that the camera belongs to."
         )
     pose, names, errors, weights = poses[0]
-    error = root_mean_square(errors, torch.ones_like(errors))
-    _check_sides(views, marks, places, error)
     used = root_mean_square(errors, weights)
     worst = {
         name: max(float(e) for n, e in zip(names, errors, strict=True) if n == name) for name in dict.fromkeys(names)
