@@ -77,8 +77,8 @@ def protocol() -> Result | None:
         (
             "Frames hold soft tissue, bowel gas, femurs, lumbar spine, 30 % scatter and noise, none of which is in the "
             "model, and are 256 x 256 pixels of a CIOS's field, in which wings may lie outside. The box of the starts "
-            "is the prior of pose, depth too, unless the row says otherwise. The paper reached 22.1 mm landmark and 29.1 "
-            "mm Hausdorff error on real frames with another model."
+            "is the prior of pose, depth too, unless the row says otherwise. The paper reached 22.1 mm landmark and "
+            "29.1 mm Hausdorff error on real frames with another model."
         ),
     ]
     return Result([*_asked(found), *_causes(found), *_calibrated(done, found)], {"summary": found}, notes)

@@ -7,6 +7,7 @@ from pathlib import Path
 from diffrender.demo.case import Case
 from diffrender.demo.dvr import painted_views
 from diffrender.demo.engines import backends, batch
+from diffrender.demo.fit import registered
 from diffrender.demo.page import Section, page_of
 from diffrender.demo.radiographs import c_arm_views, intensity, patient, pose, projected_labels, views_of
 from diffrender.io import read_volume
@@ -67,4 +68,5 @@ SECTIONS: dict[str, Callable[[Case], Section]] = {
     "backends": backends,
     "batch": batch,
     "painting": painted_views,
+    "registration": registered,
 }

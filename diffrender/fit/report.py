@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from diffrender.camera import Camera
 from diffrender.fit import charts
-from diffrender.fit.overlay import FOUND, START, outline_of, overlay, parts_of
+from diffrender.fit.overlay import FOUND, START, outline_of, overlay, parts_of, shown_size
 from diffrender.fit.pages import figure, figures, page, section, table
 from diffrender.fit.result import Fit
 from diffrender.fit.shape import ShapeModel
@@ -19,7 +19,7 @@ from diffrender.mesh import Mesh
 from diffrender.xray import Radiograph
 
 SHOWN = 420  # px
-WIDEST = 0.98  # quantile of the certainty's scale
+WIDEST = 0.98  # quantile of the deviations that is yellow
 
 
 def fit_report(
@@ -83,31 +83,40 @@ def _certainty(fit: Fit, camera: Camera) -> str:
     pictures = []
     if fit.mesh is not None and len(stated.vertices):
         spread = stated.vertices.double().square().sum(1).sqrt()
-        image, top = certainty_picture(fit.mesh, spread, camera)
-        pictures.append(figure(image, f"Deviation of each vertex: dark blue 0, yellow {top:.1f} mm or more"))
+        image, (low, high) = certainty_picture(fit.mesh, spread, camera)
+        pictures.append(
+            figure(image, f"Deviation of each vertex, from {low:.1f} mm (dark blue) to {high:.1f} (yellow)")
+        )
     return table(lines) + figures(pictures)
 
 
 def certainty_picture(
     mesh: Mesh, deviations: Float[Tensor, "v"], camera: Camera, size: int = SHOWN
-) -> tuple[UInt8[np.ndarray, "height width 3"], float]:
-    """The vertices seen by a camera, coloured by how uncertain they are, the nearer ones in front; and the scale's top
-    [mm]."""
-    fine = camera.resized((size, size))
-    pixels = fine.project(mesh.vertices.detach().double()).numpy()
-    top = max(float(deviations.quantile(WIDEST)), 1e-6)
-    shade = (deviations / top).clamp(0, 1).double().numpy()
+) -> tuple[UInt8[np.ndarray, "height width 3"], tuple[float, float]]:
+    """The surface as the camera's picture shows it, coloured by how uncertain each place is, the nearer one in front.
+
+    Returns: the picture, and the deviations [mm] that are dark blue and yellow.
+    """
+    fine = camera.resized(shown_size(camera, size))
+    points = mesh.vertices.detach().double()
+    corners = fine.project(points).flip(1)[mesh.faces].numpy()
+    low, high = (float(deviations.double().quantile(share)) for share in (1 - WIDEST, WIDEST))
+    shade = ((deviations.double() - low) / max(high - low, 1e-6)).clamp(0, 1)[mesh.faces].mean(1).numpy()
     # From dark blue through teal to yellow: bright means uncertain, in grey as well.
     stops = np.array([[35, 30, 110], [30, 120, 140], [90, 190, 100], [250, 230, 60]])
     colours = np.stack([np.interp(shade, np.linspace(0, 1, 4), stops[:, c]) for c in range(3)], axis=1)
-    picture = np.zeros((size, size, 3), dtype=np.uint8)
-    depth = ((mesh.vertices.detach().double() - camera.source) @ camera.direction).numpy()
-    nearness = -depth if not camera.mirrored else depth  # seen from the detector, what is far from the source is near
-    for n in np.argsort(nearness):
-        row, column = pixels[n]
-        if 1 <= row < size - 1 and 1 <= column < size - 1:
-            picture[int(row) - 1 : int(row) + 2, int(column) - 1 : int(column) + 2] = colours[n]
-    return picture, top
+    a, b, c = points[mesh.faces].unbind(1)
+    normals = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+    colours *= (0.5 + 0.5 * (normals @ camera.direction).abs().numpy())[:, None]
+    depth = ((points - camera.source) @ camera.direction)[mesh.faces].mean(1).numpy()
+    height, width = fine.image_size
+    canvas = Image.new("RGB", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    # Seen from the detector, what is far from the source is near.
+    for n in np.argsort(depth if camera.mirrored else -depth):
+        if np.isfinite(corners[n]).all():
+            draw.polygon([tuple(corner) for corner in corners[n].tolist()], fill=tuple(colours[n].astype(int).tolist()))
+    return np.asarray(canvas), (low, high)
 
 
 def _grey(image: Float[Tensor, "h w"]) -> np.ndarray:

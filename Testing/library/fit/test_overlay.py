@@ -143,10 +143,15 @@ def test_the_report_of_a_fit_shows_before_after_and_certainty():
     assert "It lies &lt; there." in text
 
 
-def test_the_nearer_vertices_are_drawn_in_front():
+def test_the_nearer_surface_is_drawn_in_front():
     camera = cios_camera(size=64)  # the detector in front of the patient, who is seen from there
-    points = torch.tensor([[0.0, 40, 0], [0, -40, 0], [60, 0, 60]])
-    mesh = Mesh(points, torch.tensor([[0, 1, 2]]))
-    picture, top = certainty_picture(mesh, torch.tensor([5.0, 0.0, 0.0]), camera, 64)
-    assert top == pytest.approx(5.0, rel=0.05)
-    assert picture[32, 32].tolist() == [250, 230, 60]  # the uncertain one, in front
+    square = torch.tensor([[-30.0, 0, -30], [30, 0, -30], [30, 0, 30], [-30, 0, 30]])
+    points = torch.cat([square + torch.tensor([0.0, 40, 0]), square - torch.tensor([0.0, 40, 0])])
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    for uncertain, colour in ((0, (250, 230, 60)), (4, (35, 30, 110))):  # the one in front, the one behind
+        deviations = torch.ones(8)
+        deviations[uncertain : uncertain + 4] = 5.0
+        picture, (low, high) = certainty_picture(Mesh(points, faces), deviations, camera, 64)
+        assert (low, high) == (1.0, 5.0)
+        assert picture[32, 36] == pytest.approx(np.array(colour), abs=2)
+        assert picture[2, 2].tolist() == [0, 0, 0]
