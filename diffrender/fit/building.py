@@ -154,7 +154,7 @@ def best_of(
     shape: Float[np.ndarray, "v 3"], mean: Float[np.ndarray, "v 3"], modes: Float[np.ndarray, "m v 3"]
 ) -> Float[np.ndarray, "v 3"]:
     """The instance of orthogonal modes that comes closest to a shape at its place."""
-    flat = modes.reshape(len(modes), -1)
+    flat = modes.reshape(len(modes), mean.size)
     coefficients = flat @ (shape - mean).ravel() / (flat**2).sum(1)
     return mean + (coefficients @ flat).reshape(mean.shape)
 

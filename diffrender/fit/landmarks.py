@@ -37,6 +37,7 @@ HIPS = {"l": ("left hip", -1.0), "r": ("right hip", 1.0)}  # with the way of lat
 TABLE = Path(__file__).with_name("data") / "pelvis_atlas_landmarks.csv"
 
 RADII = np.arange(18.0, 33.0, 2.0)  # mm, of femoral heads with their cartilage
+MIRRORED = np.array([-1.0, 1.0, 1.0])
 ON_SPHERE, TOWARDS = 1.5, 0.94  # mm off the sphere, cosine between a normal and the way to its centre
 PIXEL = 1.0  # mm, of silhouettes
 REACH = 32.0  # mm; a disc of this radius does not enter the sciatic notch
@@ -102,6 +103,32 @@ def find_landmarks(
                 ) from None
             found[f"{kind}-{side}"] = Landmark(torch.as_tensor(vertices + here.start), torch.as_tensor(weights))
     return {name: found[name] for name in NAMES}
+
+
+def paired(
+    landmarks: Mapping[str, Landmark],
+    points: Float[np.ndarray, "v 3"],
+    faces: Int64[np.ndarray, "f 3"],
+    parts: Mapping[str, slice],
+) -> dict[str, Landmark]:
+    """Each pair at the vertices nearest to the middle of the one and the mirror image of the other.
+
+    Args:
+        points: a template symmetric to x = 0 [mm]. A search ends some millimetres apart on two hips with different
+            meshes where a rim or a bay is flat.
+    """
+    places = {name: landmark.at(torch.from_numpy(points)).numpy() for name, landmark in landmarks.items()}
+    used = np.unique(faces)
+    found = {}
+    for name, landmark in landmarks.items():
+        kind, side = name[:-2], name[-1]
+        part, lateral = HIPS[side]
+        middle = (places[f"{kind}-r"] + places[f"{kind}-l"] * MIRRORED) / 2 * (1.0 if lateral > 0 else MIRRORED)
+        own = used[(used >= parts[part].start) & (used < parts[part].stop)]
+        vertex = own[np.linalg.norm(points[own] - middle, axis=1).argmin()]
+        alone = len(landmark.vertices) == 1  # a femoral head's centre is a sum of vertices, and stays
+        found[name] = Landmark(torch.tensor([int(vertex)]), torch.ones(1, dtype=torch.float64)) if alone else landmark
+    return found
 
 
 def _bone(points: np.ndarray, faces: np.ndarray, here: slice, lateral: float) -> Bone:

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from diffrender.errors import MeshError, SettingError, notify
 from diffrender.fit.align import procrustes, rigid
-from diffrender.fit.landmarks import HIPS, find_landmarks, known_landmarks
+from diffrender.fit.landmarks import HIPS, find_landmarks, known_landmarks, paired
 from diffrender.fit.mirror import Mirror, find_mirror
 from diffrender.fit.repair import FOLLOWED, Repaired, open_edges, repair
 from diffrender.fit.shape import Landmark
@@ -84,6 +84,7 @@ def prepare(bodies: Sequence[Mesh | Mapping[str, Mesh]], mirror: bool = True) ->
     if mirror and is_pelvis(ranges):
         unused = np.array([n + ranges[p].start for p, found in repaired.items() for n in found.unused], np.int64)
         shapes, mirrored = _with_mirrored(shapes, faces, ranges, landmarks, unused)
+        landmarks = known or paired(landmarks, np.concatenate([shapes, mirrored]).mean(0), faces, ranges)
     return Training(shapes, mirrored, faces, parts, landmarks, repaired, opened)
 
 

@@ -36,7 +36,7 @@ def test_a_folder_becomes_a_model(typed, atlas, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["--exclude", 15, "--exclude", 25], ["--exclude", "15,25"]])
-def test_subjects_are_left_out_in_several_ways_of_typing(typed, atlas, words):
+def test_subjects_are_left_out_in_several_ways_of_typing(typed, open_stdin, atlas, words):
     ended = typed("fit", "model", atlas, *words, "--plain", "--json", "-o", "p.h5", "--leave-one-out")
     assert ended.code == 0, ended.err
     result = ended.lines[-1]
