@@ -26,7 +26,6 @@ from diffrender.pose import motion
 from diffrender.xray import Radiograph
 
 SEED = 4
-SIZES = (32, 64)  # px; the demo is not to be waited for
 BUILT = 1.2  # how far the person is from the model's mean: each coefficient's deviation
 START_OFF = ((6.0, -7.0, 5.0), (3.0, -4.0, 3.0))  # mm, degrees: right, front, head
 
@@ -48,7 +47,7 @@ def registered(case: Case) -> Section:
     shift, turn = START_OFF
     xi = torch.cat([torch.tensor(shift), torch.deg2rad(torch.tensor(turn))]).double()
     start = Start(motion(xi, torch.zeros(3, dtype=torch.float64)) @ world_from_model)
-    settings = FitSettings(sizes=SIZES)
+    settings = FitSettings()
     began = time.perf_counter()
     fit = pelvis([_unlabelled(made)], model, settings, start).run()
     fitted = time.perf_counter() - began
