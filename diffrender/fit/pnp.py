@@ -62,9 +62,13 @@ def solve(seen: Sighting) -> list[tuple[Float[Tensor, "4 4"], Float[Tensor, "n"]
     errors = (_projected(seen, poses) - seen.pixels).norm(dim=2).nan_to_num(torch.inf)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for n in torch.argsort(errors.square().mean(1)).tolist():
-        new = bool(torch.isfinite(errors[n]).all()) and not any(_alike(poses[n], other) for other, _, _ in found)
-        if new and len(found) < KEPT:
-            found.append(_weighted(seen, poses[n]))
+        if len(found) == KEPT or not bool(torch.isfinite(errors[n]).all()):
+            break
+        if any(_alike(poses[n], other) for other, _, _ in found):
+            continue
+        weighted = _weighted(seen, poses[n])
+        if not any(_alike(weighted[0], other) for other, _, _ in found):
+            found.append(weighted)
     return sorted(found, key=lambda one: _cost(one[1]))
 
 

@@ -53,7 +53,10 @@ def camera_of(header: Dataset, index: int, count: int, size: tuple[int, int], na
         raise GeometryError(
             f"{name}: Field of View Rotation (0018,7032) is {turn:g} degrees; it is 0, 90, 180 or 270. {_HOW}"
         )
-    flip = str(value_of(header, index, "FieldOfViewHorizontalFlip") or "NO").strip().upper() == "YES"
+    stated = value_of(header, index, "FieldOfViewHorizontalFlip")
+    # a view from the front, known by its name alone, is shown as radiographs are, the patient's left on the right
+    shown = "YES" if angles == VIEWS["AP"] and _number(header, index, "PositionerPrimaryAngle") is None else "NO"
+    flip = str(stated or shown).strip().upper() == "YES"
     feet_first = str(value_of(header, index, "PatientPosition") or "").strip().upper().startswith("FF")
     camera = turned(camera, int(turn + (180 if feet_first else 0)) % 360, flip)
     return _as_stated(header, index, camera, name)

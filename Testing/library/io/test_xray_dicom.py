@@ -154,6 +154,8 @@ def test_without_angles_the_named_view_says_where_the_beam_goes(tmp_path):
     ap = frame(tmp_path, modality="DX", ViewPosition="AP", PatientOrientation=["L", "F"], **angles).camera
     assert ap.direction.tolist() == pytest.approx([0, -1, 0], abs=1e-9)
     assert ap.orientation() == {"left": "R", "right": "L", "top": "H", "bottom": "F"}
+    unsaid = frame(tmp_path, modality="DX", ViewPosition="AP", **angles).camera
+    assert same(unsaid, ap)
     lateral = frame(tmp_path, modality="DX", ViewPosition="LL", **angles).camera
     assert lateral.orientation() == {"left": "A", "right": "P", "top": "H", "bottom": "F"}
 
