@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffrender.demo.case import Case
 from diffrender.demo.page import SHOWN, Picture, Section, duration
+from diffrender.fit.charts import fallen, stages_of
 from diffrender.fit.metrics import Errors, errors_of
 from diffrender.fit.overlay import FOUND, START, TRUE, Outline, outline_of, overlay, parts_of
 from diffrender.fit.parametric import default_pelvis
@@ -92,8 +93,8 @@ def _pictures(made: Simulated, model: ShapeModel, before: Mesh, truth: Mesh, fit
         ),
         Picture(
             _curve(fit.history),
-            "convergence: the cost of each step; it jumps where the image becomes finer",
-            "A curve that falls",
+            "convergence: how the cost falls, at each resolution of the images in turn",
+            "Curves that fall",
         ),
         Picture(
             image,
@@ -117,19 +118,19 @@ def _figures(old: Errors, new: Errors, fit: Fit, simulated: float, fitted: float
 
 
 def _curve(history: tuple[float, ...]) -> UInt8[np.ndarray, "h w 3"]:
-    """Cost over steps, the lowest at the bottom."""
+    """How the cost falls at each resolution of the images, from that stage's highest to its lowest."""
     picture = Image.new("RGB", (SHOWN, SHOWN), (16, 20, 26))
-    draw, font, margin = ImageDraw.Draw(picture), ImageFont.load_default(13), 30
-    costs = np.array(history)
-    low, span = costs.min(), max(float(np.ptp(costs)), 1e-9)
-    x = np.linspace(margin, SHOWN - margin, len(costs))
-    y = SHOWN - margin - (costs - low) / span * (SHOWN - 2 * margin)
+    draw, font, margin, done = ImageDraw.Draw(picture), ImageFont.load_default(13), 30, 0
     draw.line((margin, margin, margin, SHOWN - margin, SHOWN - margin, SHOWN - margin), fill=(120, 130, 145))
-    draw.line([*zip(x.tolist(), y.tolist(), strict=True)], fill=FOUND, width=2)
-    for at, height in zip(x.tolist(), y.tolist(), strict=True):
-        draw.ellipse((at - 3, height - 3, at + 3, height + 3), fill=FOUND)
-    draw.text((margin + 6, 8), f"cost {costs.max():.4g} to {low:.4g}", font=font, fill=(225, 225, 225))
-    draw.text((SHOWN / 2, SHOWN - 6), f"{len(costs)} steps", font=font, anchor="mb", fill=(225, 225, 225))
+    step = (SHOWN - 2 * margin) / max(1, len(history) - 1)
+    for stage in stages_of(history):
+        x = [margin + step * (done + n) for n in range(len(stage))]
+        y = [SHOWN - margin - left * (SHOWN - 2.5 * margin) for left in fallen(stage)]
+        draw.line([*zip(x, y, strict=True)], fill=FOUND, width=2)
+        for at, height in zip(x, y, strict=True):
+            draw.ellipse((at - 3, height - 3, at + 3, height + 3), fill=FOUND)
+        done += len(stage)
+    draw.text((SHOWN / 2, SHOWN - 6), f"{len(history)} steps", font=font, anchor="mb", fill=(225, 225, 225))
     return np.asarray(picture)
 
 

@@ -32,22 +32,38 @@ def boxes(groups: Mapping[str, Mapping[str, Sequence[float]]], colours: Mapping[
     return _svg([*parts, *_legend(colours)], f"Box plots [{unit}]")
 
 
-def line(values: Sequence[float], what: str) -> str:
-    """A falling curve over steps, on a logarithmic scale where it falls far."""
-    some = np.array([v for v in values if math.isfinite(v)])
-    if len(some) < 2:
+def stages_of(costs: Sequence[float]) -> list[list[float]]:
+    """The stages of a fit: its costs, cut where one rises, since there the images become finer."""
+    stages: list[list[float]] = []
+    for cost in costs:
+        if not math.isfinite(cost):
+            continue
+        if not stages or cost > stages[-1][-1]:
+            stages.append([])
+        stages[-1].append(cost)
+    return stages
+
+
+def fallen(stage: Sequence[float]) -> list[float]:
+    """How much of a stage's fall is left: from 1 to 0; 0 where it did not fall."""
+    span = stage[0] - stage[-1]
+    return [(cost - stage[-1]) / span if span > 0 else 0.0 for cost in stage]
+
+
+def line(costs: Sequence[float], what: str) -> str:
+    """How the cost falls in each stage of a fit, each from its own highest to its own lowest."""
+    stages, count = stages_of(costs), len(costs)
+    if count < 2:
         return ""
-    low, high = float(some.min()), float(some.max())
-    high = high if high > low else low + 1
-    x = LEFT + (WIDTH - LEFT - 10) * np.arange(len(some)) / (len(some) - 1)
-    y = 12 + (HEIGHT - BELOW - 12) * (high - some) / (high - low)
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    parts = [
-        f'<line x1="{LEFT}" y1="{HEIGHT - BELOW}" x2="{WIDTH}" y2="{HEIGHT - BELOW}" {GRID}/>',
-        f'<text x="4" y="18">{high:.4g}</text><text x="4" y="{HEIGHT - BELOW}">{low:.4g}</text>',
-        f'<polyline points="{points}" fill="none" stroke="var(--found)" stroke-width="2"/>',
-        f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(what)}</text>',
-    ]
+    parts, done = [f'<line x1="{LEFT}" y1="{HEIGHT - BELOW}" x2="{WIDTH}" y2="{HEIGHT - BELOW}" {GRID}/>'], 0
+    for stage in stages:
+        x = LEFT + (WIDTH - LEFT - 10) * (done + np.arange(len(stage))) / (count - 1)
+        y = 30 + (HEIGHT - BELOW - 30) * (1 - np.array(fallen(stage)))
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="var(--found)" stroke-width="2"/>')
+        parts.append(f'<text x="{x[0]:.1f}" y="20">{stage[0]:.4g} to {stage[-1]:.4g}</text>')
+        done += len(stage)
+    parts.append(f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(what)}</text>')
     return _svg(parts, what)
 
 

@@ -41,7 +41,12 @@ def fit_report(
     for n, radiograph in enumerate(radiographs):
         name = "Frame" if len(radiographs) == 1 else f"Frame {n + 1} of {len(radiographs)}"
         sections.append(section(name, figures(_frame_pictures(fit, n, radiograph, model, start))))
-    sections.append(section("Convergence", charts.line(fit.history, f"cost over {len(fit.history)} accepted steps")))
+    sections.append(
+        section(
+            "Convergence",
+            charts.line(fit.history, f"cost over {len(fit.history)} accepted steps, at each resolution in turn"),
+        )
+    )
     sections.append(section("Certainty", _certainty(fit, radiographs[0].camera)))
     return page(title, sections)
 

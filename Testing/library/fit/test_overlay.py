@@ -115,6 +115,13 @@ def test_a_page_is_whole_and_escapes_what_it_is_given():
     assert charts.line([1.0], "one step") == ""
 
 
+def test_stages_are_cut_where_the_cost_rises():
+    assert charts.stages_of([9.0, 4.0, 4.0, 30.0, 20.0, float("nan"), 25.0]) == [[9.0, 4.0, 4.0], [30.0, 20.0], [25.0]]
+    assert charts.fallen([9.0, 6.5, 4.0]) == [1.0, 0.5, 0.0]
+    assert charts.fallen([2.0]) == [0.0]
+    assert charts.stages_of([]) == []
+
+
 def test_box_plots_stand_at_their_medians():
     text = charts.boxes({"g": {"fit": [10.0] * 5, "start": [20.0] * 5}}, {"start": "a", "fit": "b"}, "mm")
     heights = [float(part.split('y="')[1].split('"')[0]) for part in text.split("<rect ")[1:3]]
