@@ -117,7 +117,10 @@ def _pictures(
 def _picture(path: str, geometry: FrameGeometry | None, kind: str | None) -> Radiograph:
     picture = read_picture(path)
     size = (int(picture.values.shape[0]), int(picture.values.shape[1]))
-    geometry = geometry or _beside(path)
+    if geometry is None and (lying := _beside(path)):
+        if len(lying) != 1:
+            raise GeometryError(_fewer(path, 1, len(lying)))
+        geometry = lying[0]
     if geometry is not None:
         camera = geometry.camera_for(size)
     elif picture.camera is not None:
@@ -148,13 +151,14 @@ def _picture(path: str, geometry: FrameGeometry | None, kind: str | None) -> Rad
 def _dicom(path: str | Path, place: Path, geometries: list[FrameGeometry] | None) -> list[Radiograph]:
     from diffrender.io.xray_dicom import read_frames
 
-    sidecar = None if geometries is not None or place.is_dir() else _beside(str(path))
+    if geometries is None and not place.is_dir():
+        geometries = _beside(str(path))
     used = 0
 
     def given(name: str, index: int, size: tuple[int, int]) -> Camera | None:
         nonlocal used
         if geometries is None:
-            return None if sidecar is None else sidecar.camera_for(size)
+            return None
         used += 1
         if len(geometries) > 1 and used > len(geometries):
             raise GeometryError(_fewer(str(path), f"at least {used}", len(geometries)))
@@ -168,15 +172,15 @@ def _dicom(path: str | Path, place: Path, geometries: list[FrameGeometry] | None
     return [_with_labels(frames[0], beside(path, LABELS_SUFFIX))]
 
 
-def _beside(path: str) -> FrameGeometry | None:
-    """The geometry that lies beside a frame."""
+def _beside(path: str) -> list[FrameGeometry] | None:
+    """What lies beside a frame, or a run of frames, and says how they were taken."""
     sidecar, labels = beside(path, CAMERA_SUFFIX), beside(path, LABELS_SUFFIX)
     if sidecar.exists():
-        return geometries_of(sidecar)[0]
+        return geometries_of(sidecar)
     if labels.exists():
         with _labels(labels) as content:
             if "camera" in content:
-                return geometries_of(json.loads(str(content["camera"])))[0]
+                return geometries_of(json.loads(str(content["camera"])))
     return None
 
 

@@ -1,5 +1,6 @@
 """DICOM X-ray frames: where the camera stood, which way is left, what the greys mean, what the beam reached."""
 
+import json
 import warnings
 from pathlib import Path
 
@@ -357,6 +358,10 @@ def test_fewer_angles_than_frames(tmp_path):
     with pytest.raises(DicomError, match=r"DYNAMIC.*fewer geometries"):
         dr.read_radiographs(none)
     assert len(dr.read_radiographs(none, camera=[GIVEN] * 3)) == 3
+    cameras = [c_arm((0.0, 0.0, 0.0), 9.0 * n, image_size=SIZE) for n in range(3)]
+    (tmp_path / "b.camera.json").write_text(json.dumps([camera.to_dict() for camera in cameras]))
+    beside = dr.read_radiographs(none)
+    assert all(same(one.camera, camera) for one, camera in zip(beside, cameras, strict=True))
     with pytest.raises(GeometryError, match="2 geometries were given"):
         dr.read_radiographs(none, camera=[GIVEN] * 2)
 
