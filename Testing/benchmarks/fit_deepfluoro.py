@@ -102,7 +102,7 @@ def _result(found: list[dict[str, Any]]) -> Result:
         notes.append(f"Below {asked:g} by {how} (frame, hip, Dice): {', '.join(poor) or 'none'}.")
     notes = [
         (
-            f"{len(counted)} of {len(found)} frames tried (every {EVERY}nd of specimen 17-1882) show over half of the "
+            f"{len(counted)} of the {len(found)} frames tried (of specimen 17-1882's 111) show over half of the "
             "pelvis: of the vertices of the model registered by labels. A hip counts where its label has "
             f"{LEAST_AREA} px or more; pixels of other bones' labels count for nothing."
         ),
