@@ -5,34 +5,40 @@ Format: README and hdf5_layouts/Readme.md of the repository rg2/DeepFluoroLabeli
 the source (so the intrinsic matrix has negative focal lengths), and pixel centres at integers.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffrender.camera import Camera, c_arm, camera_from_projection
-from diffrender.errors import GeometryError, ImageError, LabelError, PathError, SettingError, notify
-from diffrender.io.files import check_memory, found
+from diffrender.errors import GeometryError, ImageError, LabelError, SettingError, notify
+from diffrender.io.deepfluoro_file import (
+    NAMES,
+    TOLERANCE,
+    chosen_frames,
+    group_of,
+    image_of,
+    label_names,
+    landmark_names,
+    numbers_of,
+    opened,
+    rigid,
+    selected,
+    specimen_group,
+)
+from diffrender.io.files import check_memory
 from diffrender.io.frame_geometry import turned
 from diffrender.io.itk import RAS_FROM_LPS
 from diffrender.volume import Volume
 from diffrender.xray import Radiograph
 
-NAMES = {
-    1: "left-hemipelvis", 2: "right-hemipelvis", 3: "vertebrae", 4: "upper-sacrum", 5: "left-femur", 6: "right-femur",
-}  # fmt: skip
-# The paper's numbers of the specimens, which the preprocessed files have for names.
-SPECIMENS = {"01": "17-1882", "02": "18-1109", "03": "18-0725", "04": "18-2799", "05": "18-2800", "06": "17-1905"}
 # Siemens CIOS Fusion (rg2/xreg, xregCIOSFusionDICOM.cpp): pixels, their size and distances [mm]
 SIZE, PIXEL, DISTANCE, TO_ISOCENTRE = 1536, 0.194, 1020.0, 631.8
 BORDER = 50  # px at each edge of a full frame in the collimator's shadow; the preprocessed files are cropped by them
-_TOLERANCE = 1e-3  # poses are written in single precision
 
 
 def is_deepfluoro(path: str | Path) -> bool:
@@ -61,15 +67,15 @@ def read_deepfluoro(path: str | Path, camera: Camera | None = None) -> list[Radi
     axis, to agree with the CT as they draw it; the 2D landmarks agree with the poses as they are.
     """
     name, _, selection = str(path).partition("::")
-    with _opened(name) as file:
-        specimen, frames = _selected(name, file, selection)
+    with opened(name) as file:
+        specimen, frames = selected(name, file, selection)
         if "projs" in file[specimen]:
             return _preprocessed(name, file, specimen, frames, camera)
         parameters = _parameters(name, file)
-        projections = _group(name, file[specimen], "projections", specimen)
-        chosen = _chosen(name, sorted(projections), frames, specimen)
+        projections = group_of(name, file[specimen], "projections", specimen)
+        chosen = chosen_frames(name, sorted(projections), frames, specimen)
         check_memory(name, len(chosen) * SIZE * SIZE * (4 + 1 + 6))
-        names = _label_names(file[specimen])
+        names = label_names(file[specimen])
         return [_full(name, specimen, key, projections[key], parameters, names, camera) for key in chosen]
 
 
@@ -79,8 +85,8 @@ def deepfluoro_volume(path: str | Path, specimen: str) -> Volume:
     Raises: PathError, SettingError; LabelError where the segmentation lies on another lattice than the CT.
     """
     name = str(path).partition("::")[0]
-    with _opened(name) as file:
-        group = _specimen(name, file, specimen)
+    with opened(name) as file:
+        group = specimen_group(name, file, specimen)
         if "vol" not in group:
             raise SettingError(
                 f"{name} has no CT of {specimen}: it is a preprocessed file, or cut short. The CTs are in DeepFluoro's "
@@ -88,13 +94,13 @@ def deepfluoro_volume(path: str | Path, specimen: str) -> Volume:
             )
         size = group["vol/pixels"].size * group["vol/pixels"].dtype.itemsize
         check_memory(name, size * 2)
-        values, lattice = _image(name, group["vol"])
+        values, lattice = image_of(name, group["vol"])
         labels = None
         if "vol-seg/image" in group:
-            labels, other = _image(name, group["vol-seg/image"])
-            if labels.shape != values.shape or np.abs(other - lattice).max() > _TOLERANCE:
+            labels, other = image_of(name, group["vol-seg/image"])
+            if labels.shape != values.shape or np.abs(other - lattice).max() > TOLERANCE:
                 raise LabelError(f"{name}: the segmentation of {specimen} lies on another lattice than its CT.")
-        names = _label_names(group)
+        names = label_names(group)
     return Volume(
         torch.from_numpy(values.astype(np.float32, copy=False)),
         torch.from_numpy(RAS_FROM_LPS @ lattice),
@@ -107,102 +113,20 @@ def deepfluoro_volume(path: str | Path, specimen: str) -> Volume:
 def deepfluoro_landmarks(path: str | Path, specimen: str) -> dict[str, Float[Tensor, "3"]]:
     """{name: place in the specimen's CT}, RAS [mm]. Raises: PathError, SettingError."""
     name = str(path).partition("::")[0]
-    with _opened(name) as file:
-        group = _specimen(name, file, specimen)
+    with opened(name) as file:
+        group = specimen_group(name, file, specimen)
         places = group.get("vol-landmarks", {})
-        return {key: torch.from_numpy(RAS_FROM_LPS[:3, :3] @ _numbers(places[key])) for key in places}
-
-
-@contextmanager
-def _opened(name: str) -> Iterator[Any]:
-    place = found(name)
-    try:
-        file = h5py.File(place, "r")
-    except OSError:
-        raise PathError(
-            f"{name} is truncated, damaged or no HDF5 file, so no frame can be read from it. Download it again; "
-            "DeepFluoro's full-resolution file has 2.5 GB."
-        ) from None
-    with file:
-        try:
-            yield file
-        except (KeyError, OSError) as problem:
-            raise PathError(
-                f"{name} is not laid out as DeepFluoro's files are, or damaged "
-                f"({' '.join(str(problem).split())[:160]}). Download it again, or give frames in another format."
-            ) from None
-
-
-def _selected(name: str, file: Any, selection: str) -> tuple[str, str]:
-    """(specimen, which of its frames), of what stands behind `::`."""
-    if selection:
-        specimen, _, frames = selection.partition("/")
-        _specimen(name, file, specimen)
-        return _known(file, specimen) or specimen, frames
-    all_of_them = _specimens(file)
-    example = (all_of_them or ["17-1882"])[0]
-    if len(all_of_them) != 1:
-        raise SettingError(
-            f"{name} holds {len(all_of_them)} specimens: {', '.join(all_of_them) or 'none'}. Say which, and which of "
-            f"its frames if not all: {name}::{example} or {name}::{example}/003."
-        )
-    return all_of_them[0], ""
-
-
-def _specimens(file: Any) -> list[str]:
-    return [
-        key for key in sorted(file) if isinstance(file[key], h5py.Group) and {"projections", "projs"} & set(file[key])
-    ]
-
-
-def _known(file: Any, specimen: str) -> str | None:
-    """The name that the file has for a specimen: the lab's or the paper's number."""
-    other = {**SPECIMENS, **{lab: number for number, lab in SPECIMENS.items()}}.get(specimen)
-    return next((one for one in (specimen, other) if one is not None and one in _specimens(file)), None)
-
-
-def _specimen(name: str, file: Any, specimen: str) -> Any:
-    known = _known(file, specimen)
-    if known is None:
-        raise SettingError(f"{name} has no specimen {specimen!r}; it has {', '.join(_specimens(file)) or 'none'}.")
-    return file[known]
-
-
-def _group(name: str, group: Any, key: str, what: str) -> Any:
-    if key not in group:
-        raise PathError(
-            f"{name}: {what} has no {key}. The file is cut short, or no DeepFluoro file; download it again."
-        )
-    return group[key]
-
-
-def _chosen(name: str, keys: list[str], frames: str, specimen: str) -> list[str]:
-    """The frames of "3,7-9", by number; all without."""
-    if not frames:
-        return keys
-    by_number = {int(key): key for key in keys if key.isdigit()}
-    chosen = []
-    for word in frames.split(","):
-        first, _, last = word.strip().partition("-")
-        if not first.isdigit() or not (last or first).isdigit():
-            raise SettingError(f"{name}: {word!r} is no frame of {specimen}. Give numbers, as in 3 or 3,7-9.")
-        for number in range(int(first), int(last or first) + 1):
-            if number not in by_number:
-                raise SettingError(
-                    f"{name}: {specimen} has {len(keys)} frames ({keys[0]} to {keys[-1]}), none {number}."
-                )
-            chosen.append(by_number[number])
-    return chosen
+        return {key: torch.from_numpy(RAS_FROM_LPS[:3, :3] @ numbers_of(places[key])) for key in places}
 
 
 def _parameters(name: str, file: Any) -> dict[str, Any]:
-    group = _group(name, file, "proj-params", "the file")
+    group = group_of(name, file, "proj-params", "the file")
     intrinsic = np.array(group["intrinsic"], dtype=np.float64)
     spacing = tuple(float(np.array(group[f"pixel-{way}-spacing"]).reshape(-1)[0]) for way in ("row", "col"))
     if min(spacing) <= 0:
         raise GeometryError(f"{name}: a pixel spacing of {spacing[0]:g} x {spacing[1]:g} mm (proj-params) cannot be.")
     return {
-        "extrinsic": _rigid(name, "proj-params/extrinsic", group["extrinsic"]),
+        "extrinsic": rigid(name, "proj-params/extrinsic", group["extrinsic"]),
         "intrinsic": intrinsic,
         "spacing": spacing,
         "size": tuple(int(np.array(group[f"num-{way}"]).reshape(-1)[0]) for way in ("rows", "cols")),
@@ -227,12 +151,12 @@ def _full(
         )
     pose = np.eye(4)
     if "gt-poses/cam-to-pelvis-vol" in group:
-        pose = _rigid(where, "gt-poses/cam-to-pelvis-vol", group["gt-poses/cam-to-pelvis-vol"])
+        pose = rigid(where, "gt-poses/cam-to-pelvis-vol", group["gt-poses/cam-to-pelvis-vol"])
     elif given is None:
         notify(f"{where} has no ground-truth pose: its world is that of the C-arm, not of the CT.")
     camera = given or _camera(parameters, pose, where)
     segmentation = np.array(group["gt-seg/pixels"]) if "gt-seg/pixels" in group else None
-    landmarks = {k: _numbers(group[f"gt-landmarks/{k}"])[::-1] + 0.5 for k in group.get("gt-landmarks", {})}
+    landmarks = {k: numbers_of(group[f"gt-landmarks/{k}"])[::-1] + 0.5 for k in group.get("gt-landmarks", {})}
     if bool(np.array(group["rot-180-for-up"]).reshape(-1)[0]) if "rot-180-for-up" in group else False:
         pixels = pixels[::-1, ::-1]
         segmentation = None if segmentation is None else segmentation[::-1, ::-1]
@@ -261,9 +185,9 @@ def _camera(parameters: Mapping[str, Any], pose: Float[np.ndarray, "4 4"], where
 def _preprocessed(name: str, file: Any, specimen: str, frames: str, given: Camera | None) -> list[Radiograph]:
     group = file[specimen]
     count, height, width = group["projs"].shape
-    chosen = [int(key) for key in _chosen(name, [f"{n:03d}" for n in range(count)], frames, specimen)]
+    chosen = [int(key) for key in chosen_frames(name, [f"{n:03d}" for n in range(count)], frames, specimen)]
     check_memory(name, len(chosen) * height * width * 11.0)
-    names = _landmark_names(file)
+    names = landmark_names(file)
     camera = given or _cropped_camera(name, height, width)
     found_frames = []
     for n in chosen:
@@ -327,51 +251,3 @@ def _radiograph(
         exposed=exposed,
         landmarks=inside,
     )
-
-
-def _image(name: str, group: Any) -> tuple[np.ndarray, Float[np.ndarray, "4 4"]]:
-    """(k, j, i) numbers and the lattice, LPS from voxel."""
-    values = np.array(group["pixels"])
-    spacing, origin = _numbers(group["spacing"]), _numbers(group["origin"])
-    axes = np.array(group["dir-mat"], dtype=np.float64) if "dir-mat" in group else np.eye(3)
-    if values.ndim != 3 or spacing.shape != (3,) or origin.shape != (3,) or axes.shape != (3, 3):
-        raise PathError(
-            f"{name}: {group.name} is no volume as DeepFluoro writes them (pixels, spacing, origin, dir-mat)."
-        )
-    lattice = np.eye(4)
-    lattice[:3, :3], lattice[:3, 3] = axes * spacing, origin
-    return values, lattice
-
-
-def _label_names(group: Any) -> dict[int, str]:
-    table = group.get("vol-seg/labels-def", {})
-    named = {int(key): _text(table[key]) for key in sorted(table, key=int) if key.isdigit()}
-    return {number: text for number, text in named.items() if number > 0} or dict(NAMES)
-
-
-def _landmark_names(file: Any) -> list[str]:
-    group = file.get("land-names", {})
-    return [_text(group[key]) for key in sorted(group) if key.startswith("land-")]
-
-
-def _text(dataset: Any) -> str:
-    value = np.array(dataset[()]).reshape(-1)[0]
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _numbers(dataset: Any) -> np.ndarray:
-    return np.array(dataset, dtype=np.float64).reshape(-1)
-
-
-def _rigid(where: str, key: str, dataset: Any) -> Float[np.ndarray, "4 4"]:
-    matrix = np.array(dataset, dtype=np.float64)
-    rigid = matrix.shape == (4, 4) and np.abs(matrix[:3, :3] @ matrix[:3, :3].T - np.eye(3)).max() < _TOLERANCE
-    if not rigid or np.linalg.det(matrix[:3, :3]) < 0:
-        raise GeometryError(
-            f"{where}: {key} is no rigid motion: its axes are "
-            f"{'reflected, so left and right would be exchanged' if rigid else 'scaled or sheared'}. The file is "
-            "damaged, or the matrix was written in another convention."
-        )
-    # single precision leaves axes that are a little off; the nearest rotation
-    u, _, v = np.linalg.svd(matrix[:3, :3])
-    return np.block([[u @ v, matrix[:3, 3:]], [np.zeros((1, 3)), np.ones((1, 1))]])
