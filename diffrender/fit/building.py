@@ -46,8 +46,8 @@ class ModelSettings:
 
     modes: int = 60
     mirror: bool = True
-    local: float = 0.3
-    local_length: float = 120.0
+    local: float = 0.4
+    local_length: float = 80.0
     smooth: float = 1.0
     smooth_length: float = 20.0
     together: bool = True
