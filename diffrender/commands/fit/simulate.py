@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.radiograph import CAMERA, PREVIEW, parse_size, stem_of, write_all
+from diffrender.commands.radiograph import CAMERA, parse_size, stem_of
 from diffrender.commands.target import Target, check_given, check_outputs, check_writable
 from diffrender.errors import PathError, SettingError
 from diffrender.jobs import Progress
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from diffrender import Camera, Mesh, Volume
     from diffrender.fit.simulation import Simulated, SimulateSettings
     from diffrender.fit.start import Start
+    from diffrender.xray import Radiograph
 
 EXAMPLE = example("diffrender fit simulate parametric --views 0,50 --seed 3 -o frames/")
 PARAMETRIC = "parametric"
 MODELS = (".h5", ".hdf5")
 MESHES = (".ply", ".stl", ".obj", ".vtk", ".vtp")
-LABELS = ".labels.npz"
+LABELS, PREVIEWS = ".labels.npz", "previews"
 BYTES_A_PIXEL = 60  # on disk: a frame, its labels' masks and path lengths, a preview
 PARTS = ("left hip", "right hip", "sacrum")
 MOST_VIEWS = 360
@@ -77,8 +78,8 @@ def simulate(
     """Simulate fluoroscopy frames of a pelvis, as a Siemens CIOS Fusion takes them, with their truth.
 
     Hips and sacrum lie in a torso with fat, bowel gas, femurs and lumbar spine; 30 % scatter, and noise. Beside the
-    frames 0000.png, ... (16 bits, bone dark) with their cameras, labels and previews lie mesh.ply (what is shown, RAS),
-    pose.json and landmarks.json where a model was given.
+    frames 0000.png, ... (16 bits, bone dark) with their cameras and labels lie mesh.ply (what is shown, RAS), pose.json
+    and landmarks.json where a model was given, and previews/ to look at.
     """
     console = current()
     check_given({"MODEL|MESH|CT": what[0], "--out": out})
@@ -90,7 +91,8 @@ def simulate(
     kind = _kind(what)
     folder = Path(out if out is not None else f"{stem_of(Path(what[0]).stem)}-frames").expanduser()
     target = Target(folder, None, ".png", True)
-    names = [target.file(ending, n) for n in range(len(angles)) for ending in ("", CAMERA, PREVIEW, LABELS)]
+    names = [target.file(ending, n) for n in range(len(angles)) for ending in ("", CAMERA, LABELS)]
+    names += [folder / PREVIEWS / f"{n:04}.png" for n in range(len(angles))]
     names += [folder / name for name in ("cameras.json", "mesh.ply", "pose.json", "landmarks.json", "provenance.json")]
     check_outputs(names, what)
     check_writable(folder, len(angles) * height * width * BYTES_A_PIXEL)
@@ -108,7 +110,7 @@ def simulate(
         files: list[Path] = []
         for n, one in enumerate(made):
             console.progress(Progress(n + 1, len(angles) + 1), "Writing frames")
-            files += write_all(one.radiograph, target, n, True)
+            files += _write_frame(one.radiograph, target, n)
         shown = [camera.to_dict() for camera in cameras]
         files.append(write_whole(folder / "cameras.json", dumps(shown, indent=1) + "\n"))
         files += _write_truth(folder, made[0], start)
@@ -261,6 +263,22 @@ def _simulated(
     made = make(bodies, cameras, settings, seed, landmarks)
     assert isinstance(made, list)
     return made
+
+
+def _write_frame(radiograph: "Radiograph", target: Target, n: int) -> list[Path]:
+    """A frame, its camera beside it, and its preview in a folder of its own: what lies here is read as frames."""
+    from PIL import Image
+
+    from diffrender.display import annotated
+    from diffrender.io.images import write_radiograph
+    from diffrender.io.whole import whole, write_whole
+
+    files = write_radiograph(radiograph, target.file(n=n), anonymous=True)
+    files.append(write_whole(target.file(CAMERA, n), dumps(radiograph.camera.to_dict(), indent=2) + "\n"))
+    preview = target.folder / PREVIEWS / f"{n:04}.png"
+    with whole(preview) as file:
+        Image.fromarray(annotated(radiograph, radiograph.ids)).save(file, format="PNG")
+    return [*files, preview]
 
 
 def _write_truth(folder: Path, made: "Simulated", start: "Start | None") -> list[Path]:
