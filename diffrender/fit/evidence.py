@@ -13,12 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffrender.fit.frames import Frame, blurred
+from diffrender.fit.independence import independent_pixels
 from diffrender.fit.levenberg import Normal
 from diffrender.fit.similarity import residual
 
 PATCH = 4.0  # px; over such a patch a residual is large or small: gas, tools, a neighbouring bone
 FREEDOM = 3.0  # degrees of freedom of Student's t, whose weights such patches get
+LEAST = 10.0  # independent numbers that any frame is worth
 RINGS = 24  # frequencies at which the residual's power is taken
+# Attenuation of the inside over that of the shell, both beyond soft tissue: about 200 HU by 1400 HU. Before a fit
+# stands, a blurred picture suits any frame, so it is held sparse.
+SPARSE = (0.05, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +68,15 @@ def evidence_of(
     rates: Float[Tensor, "k h w n"],
     prior: Float[Tensor, "n n"],
     robust: float,
+    trust: float,
 ) -> Evidence:
     """Weights and information, from the residual where the fit stands.
 
     Args:
         prior: precision of x: what the view shows less of than the prior knows does not count.
+        trust: from 0 to 1. Far from the end the residual is of the pose, like what x could move, and no noise: then
+            (0) the frame is worth its pixels over their squared autocorrelation. At the end (1) it is noise, and worth
+            what it leaves in the directions of x. Between the two, a geometric mean.
         robust: patches whose root mean square residual is this many times the usual begin to count less; 0 for none.
     Source: Pauli, Racugno & Ventura, Statistica Sinica 21 (2011) 149: a composite likelihood raised to the power that
         gives it its information's mean.
@@ -78,7 +87,7 @@ def evidence_of(
     weighted = Evidence(frame, kind, weights, 1.0)
     r, j = weighted.residual(shells, rates)
     assert j is not None
-    return Evidence(frame, kind, weights, _information(r, j, frame, prior))
+    return Evidence(frame, kind, weights, _information(r, j, frame, prior, trust))
 
 
 def mixed(
@@ -86,8 +95,7 @@ def mixed(
 ) -> tuple[Tensor, Tensor | None]:
     """The picture of a bone with a dense shell: the multiples of its nested path lengths that suit the frame best.
 
-    A bone that takes away from the attenuation is none, so the shell counts at least as much as the inside and neither
-    less than nothing. The multiples are held in the derivative: where they are best, it does not depend on them.
+    The multiples are held in the derivative: where they are best, it does not depend on them.
     """
     if kind == "labels":
         return shells, rates
@@ -100,7 +108,7 @@ def mixed(
         gram = basis @ basis.T
         gram = gram + 1e-9 * torch.eye(2, dtype=gram.dtype) * gram.diagonal().amax().clamp(min=1e-30)
         shell, inside = torch.linalg.solve(gram, basis @ image).tolist()
-        share = min(max(inside / shell, 0.0), 1.0) if shell > 0 else 1.0
+        share = min(max(inside / shell, SPARSE[0]), SPARSE[1]) if shell > 0 else SPARSE[1]
     shown = shells[0] if len(shells) == 1 else shells[0] - (1 - share) * shells[1]
     if rates is None:
         return shown, None
@@ -118,21 +126,27 @@ def _robust(r: Tensor, frame: Frame, threshold: float) -> Float[Tensor, "h w"]:
     return ((FREEDOM + 1) / (FREEDOM + beyond)).clamp(max=1.0).sqrt() * reached
 
 
-def _information(r: Tensor, j: Tensor, frame: Frame, prior: Tensor) -> float:
+def _information(r: Tensor, j: Tensor, frame: Frame, prior: Tensor, trust: float) -> float:
+    total = max(float(r.square().sum()), 1e-12)
+    least = sum(independent_pixels(image) for image in r.reshape(-1, *frame.weights.shape))
+    most = _independent(r.to(torch.float64), j.to(torch.float64), frame, prior)
+    return max(least, LEAST) ** (1 - trust) * max(most, LEAST) ** trust / total
+
+
+def _independent(r: Tensor, j: Tensor, frame: Frame, prior: Tensor) -> float:
+    """How many independent numbers the residual is worth in the directions in which x moves it."""
     height, width = frame.weights.shape
-    count = max(float((frame.weights > 0).sum()) * (len(r) // (height * width)), 1.0)
-    variance = float(r.square().sum()) / count
-    if variance <= 0:
-        return 1.0
-    images = r.reshape(-1, height, width).to(torch.float64)
+    images = r.reshape(-1, height, width)
+    count = max(float((frame.weights > 0).sum()) * len(images), 1.0)
+    variance = max(float(r.square().sum()) / count, 1e-12)
     power = _rings(torch.fft.rfft2(images).abs().square().sum(0) / count, height, width)
-    columns = j.T.reshape(j.shape[1], -1, height, width).to(torch.float64)
+    columns = j.T.reshape(j.shape[1], -1, height, width)
     coloured = torch.fft.irfft2(torch.fft.rfft2(columns) * power, s=(height, width)).flatten(1)
     columns = columns.flatten(1)
-    hessian = columns @ columns.T / variance
+    claimed = columns @ columns.T / variance
     true = columns @ coloured.T / variance**2
-    known = torch.linalg.inv(hessian + prior)
-    return float((known * hessian).sum() / (known * true).sum().clamp(min=1e-30)) / variance
+    known = torch.linalg.inv(claimed + prior)
+    return count * float((known * claimed).sum() / (known * true).sum().clamp(min=1e-30))
 
 
 def _rings(power: Float[Tensor, "h half"], height: int, width: int) -> Float[Tensor, "h half"]:

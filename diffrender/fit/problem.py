@@ -67,7 +67,9 @@ class Problem:
         ]
 
 
-def problem_at(scene: Scene, frames: list[Frame], x: Float[Tensor, "n"], settings: FitSettings) -> Problem:
+def problem_at(
+    scene: Scene, frames: list[Frame], x: Float[Tensor, "n"], settings: FitSettings, trust: float
+) -> Problem:
     """The stage that begins at x: weights and information are those of the residual there."""
     precision, free = prior_of(scene, frames[0].camera, settings), free_of(scene, settings)
     inner = precision + torch.diag(torch.where(free, 0.0, 1e12))
@@ -75,7 +77,7 @@ def problem_at(scene: Scene, frames: list[Frame], x: Float[Tensor, "n"], setting
     for view, frame in enumerate(frames):
         shells, rates = scene.pictures_and_rates(x, frame.camera, view)
         near = nearby(frame, shells)
-        evidence.append(evidence_of(near, settings.similarity, shells, rates, inner, settings.robust))
+        evidence.append(evidence_of(near, settings.similarity, shells, rates, inner, settings.robust, trust))
     return Problem(scene, tuple(evidence), precision, free, x.clone())
 
 

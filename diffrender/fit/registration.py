@@ -22,6 +22,7 @@ from diffrender.fit.frames import Frame, pyramid
 from diffrender.fit.levenberg import Solution, Step, minimise
 from diffrender.fit.problem import Problem, likeness, problem_at, with_parts
 from diffrender.fit.result import Fit, Fitted
+from diffrender.fit.scatter import scattered
 from diffrender.fit.scene import POSE, Scene, scene_of
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.shape import ShapeModel
@@ -29,8 +30,11 @@ from diffrender.fit.start import Start, start_at_isocentre
 from diffrender.jobs import Job, Progress
 from diffrender.xray import Radiograph
 
+FIRST_TRUST = 0.5  # see `evidence_of`; with less, the prior holds the coarse stages where they begin
 ROUNDS = 2  # of weights and information, then steps, at each size
-KEPT = 3  # starts that are refined beyond the coarsest size
+BEGUN = 4  # places in the box from which the coarsest stage begins
+KEPT = 2  # of all that are begun, refined beyond the coarsest size
+FAR_BEHIND = 20.0  # of -2 log posterior: who is so much less likely after a size is given up
 SEEN = 0.1  # of the vertices must project into some frame at the start
 POOR = 0.15  # similarity below which the other sign of the image is tried
 INVERTED = 0.1  # of similarity, by which the other sign must be better
@@ -100,32 +104,42 @@ class _State:
 
 
 def _steps(levels: list[list[Frame]], states: list[_State], settings: FitSettings) -> Generator[Progress, None, Fit]:
+    begun = len(states)
+    yield Progress(0, 0)
+    for_all = [(state.scene, state.x) for state in states]
+    states = [_State(scene, x) for scene, start in for_all for x in scattered(scene, start, levels[0], settings, BEGUN)]
     total = ROUNDS * (len(states) + min(KEPT, len(states)) * (len(levels) - 1))
-    done, history, inverted, count = 0, [], False, len(states)
+    done, history, inverted = 0, [], False
     for number, frames in enumerate(levels):
         frames = [frame.inverted() for frame in frames] if inverted else frames
         ended = []
         for state in states:
             for turn in range(ROUNDS):
-                state = yield from _stage(state, frames, settings, (done, total), wide=number == turn == 0)
+                state = yield from _stage(state, frames, settings, (done, total), _trust(number, turn, len(levels)))
                 done += 1
             ended.append(state)
-            if not number and not ended[1:] and settings.similarity != "labels":
-                other = _if_inverted(state, frames, settings)
-                if other is not None:
-                    inverted, frames = True, [frame.inverted() for frame in frames]
-                    ended = [(yield from _stage(other, frames, settings, (done, total), wide=False))]
-        states = _ranked(ended, settings)[:KEPT]
+        states = _ranked(ended)
+        if not number and settings.similarity != "labels":
+            other = _if_inverted(states[0], frames, settings)
+            if other is not None:
+                inverted, frames = True, [frame.inverted() for frame in frames]
+                states = [(yield from _stage(other, frames, settings, (done, total), _trust(0, 1, len(levels))))]
         history += states[0].solution.history if states[0].solution else ()
     yield Progress(total, total, states[0].cost)
-    return _fit(states, count, levels[-1], tuple(history), settings)
+    frames = [evidence.frame for evidence in states[0].problem.evidence] if states[0].problem else levels[-1]
+    return _fit(states, begun, frames, tuple(history), settings)
+
+
+def _trust(level: int, turn: int, levels: int) -> float:
+    """In the residual as noise, over all stages."""
+    return FIRST_TRUST + (1 - FIRST_TRUST) * (ROUNDS * level + turn) / max(ROUNDS * levels - 1, 1)
 
 
 def _stage(
-    state: _State, frames: list[Frame], settings: FitSettings, progress: tuple[int, int], wide: bool
+    state: _State, frames: list[Frame], settings: FitSettings, progress: tuple[int, int], trust: float
 ) -> Generator[Progress, None, _State]:
-    problem = problem_at(state.scene, frames, state.x, settings)
-    steps = _optimiser(problem, settings, wide)
+    problem = problem_at(state.scene, frames, state.x, settings, trust)
+    steps = _optimiser(problem, settings, first=trust == FIRST_TRUST)
     while True:
         try:
             step = next(steps)
@@ -136,12 +150,12 @@ def _stage(
         yield Progress(*progress, step.cost, preview=_preview(state.scene, frames[0], x))
 
 
-def _optimiser(problem: Problem, settings: FitSettings, wide: bool) -> Generator[Step, None, Solution]:
+def _optimiser(problem: Problem, settings: FitSettings, first: bool) -> Generator[Step, None, Solution]:
     y = problem.held[problem.free]
     if settings.optimiser == "adam":
         spread = problem.precision.diagonal()[problem.free].clamp(min=1e-3).rsqrt()
         return descend(problem.evaluate, y, spread, 10 * settings.steps, settings.tolerance)
-    if settings.optimiser == "wide" and wide:
+    if settings.optimiser == "wide" and first:
         return _widely(problem, settings)
     return minimise(problem.evaluate, y, settings.steps, settings.tolerance)
 
@@ -211,7 +225,7 @@ def _if_inverted(state: _State, frames: list[Frame], settings: FitSettings) -> _
         return None
     turned = [frame.inverted() for frame in frames]
     start = _State(state.scene, torch.zeros_like(state.x))
-    problem = problem_at(start.scene, turned, start.x, settings)
+    problem = problem_at(start.scene, turned, start.x, settings, FIRST_TRUST)
     for_end = minimise(problem.evaluate, problem.held[problem.free], settings.steps, settings.tolerance)
     while True:
         try:
@@ -228,13 +242,19 @@ def _if_inverted(state: _State, frames: list[Frame], settings: FitSettings) -> _
     return _State(start.scene, x)
 
 
-def _ranked(states: list[_State], settings: FitSettings) -> list[_State]:
-    """By what the images say under one yardstick: the information that the first of them measured."""
-    if len(states) == 1:
-        return states
-    best = min(states, key=lambda state: state.cost)
-    assert best.problem is not None
-    return sorted(states, key=lambda state: _common_cost(best.problem, state))
+def _ranked(states: list[_State]) -> list[_State]:
+    """The most likely first, under one yardstick: the weights and the information that the best of them measured."""
+    best = max(states, key=_explained)
+    costs = {id(state): _common_cost(best.problem, state) for state in states}
+    states = sorted(states, key=lambda state: costs[id(state)])
+    return [state for state in states[:KEPT] if costs[id(state)] < costs[id(states[0])] + FAR_BEHIND]
+
+
+def _explained(state: _State) -> float:
+    """The similarity, mean over the views."""
+    assert state.problem is not None
+    frames = [evidence.frame for evidence in state.problem.evidence]
+    return likeness(state.scene, frames, state.x, state.problem.evidence[0].kind)
 
 
 def _common_cost(problem: Problem | None, state: _State) -> float:

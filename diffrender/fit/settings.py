@@ -27,6 +27,7 @@ class FitSettings:
         start_rotation: the same of the rotation, per axis [degrees].
         depth: standard deviation of the start's depth along the first view's axis [mm], where it is better (isocentre,
             table height) or worse known than the box says; 0 where the box counts, math.inf for no depth prior.
+        scan: poses within that box that are looked at on the coarsest frame, to begin from the best; 0 for none.
         shape, pose, turn: whether coefficients, pose and the joint's turn are fitted.
         modes: most modes in use; 0 for all that the model has.
         view_translation, view_rotation: standard deviation of each view's own correction [mm, degrees]; 0 for none.
@@ -40,11 +41,12 @@ class FitSettings:
     sizes: tuple[int, ...] = (32, 64, 128)
     blur: float = 30.0
     steps: int = 30
-    tolerance: float = 0.01
+    tolerance: float = 0.1
     robust: float = 2.5
     start_translation: float = 10.0
     start_rotation: float = 5.0
     depth: float = 0.0
+    scan: int = 96
     shape: bool = True
     pose: bool = True
     turn: bool = True
@@ -69,7 +71,7 @@ class FitSettings:
                 raise SettingError(f"{name} is a number, 0 or more, not {getattr(self, name)!r}.")
         if not self.depth >= 0:
             raise SettingError(f"depth is a standard deviation [mm], 0 or more, not {self.depth!r}.")
-        for name in ("steps", "modes", "seed"):
+        for name in ("steps", "modes", "scan", "seed"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < (name == "steps"):
                 raise SettingError(f"{name} is a whole number, not {getattr(self, name)!r}.")
         if not self.tolerance > 0:
