@@ -32,6 +32,7 @@ def egg(centre=(12.0, -9, 20), radii=(21.0, 34, 13)) -> Quadric:
 SOLIDS = {
     "egg": [egg()],
     "two that overlap": [egg(), egg((25.0, 3, 10), (18, 20, 25))],
+    "two inside a third": [egg(radii=(40.0, 44, 38)), egg((12.0, -20, 20), (9, 9, 9)), egg((12.0, 8, 22), (9, 9, 9))],
     "endless column": [Quadric(np.array([10.0, -5, 3]), phantoms.rotation(10, 5, 30), (14.0, 22.0, np.inf))],
     "column cut off": [
         Quadric(
