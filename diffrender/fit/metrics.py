@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from diffrender.camera import Camera
@@ -70,7 +70,7 @@ def errors_of(
     """
     views = [cameras] if isinstance(cameras, Camera) else list(cameras)
     a, b = _points(found), _points(truth)
-    there, back = distances_to(a, truth), distances_to(b, found)
+    there, back = distances_to(a[_used(found)], truth), distances_to(b[_used(truth)], found)
     marks = _landmark_errors(landmarks, true_landmarks)
     pose = _pose_errors(a, b, views) if len(a) == len(b) else dict.fromkeys(_OF_CORRESPONDENCE, float("nan"))
     return Errors(
@@ -188,6 +188,11 @@ def _landmark_errors(
             f"No landmark has a name in both: the fit has {', '.join(found)}, the truth {', '.join(truth)}."
         )
     return np.array([(found[n].double() - truth[n].double()).norm().item() for n in names])
+
+
+def _used(mesh: Mesh) -> Int64[np.ndarray, "n"]:
+    """The vertices that some face uses; the published atlas has others, which lie on no surface."""
+    return np.unique(mesh.faces.cpu().numpy())
 
 
 def _points(mesh: Mesh) -> Float[np.ndarray, "v 3"]:

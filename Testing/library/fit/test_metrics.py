@@ -85,6 +85,13 @@ def test_distances_to_triangles_are_those_of_the_closest_points():
     assert distances_to(points, triangle).tolist() == pytest.approx([4, 3, 5, 5, 0], abs=1e-9)
 
 
+def test_a_vertex_that_no_face_uses_is_on_no_surface():
+    body = egg()
+    with_it = Mesh(torch.cat([body.vertices, torch.tensor([[300.0, 0, 0]])]), body.faces)
+    assert errors_of(with_it, with_it, cios_camera()).hausdorff < 1e-6
+    assert errors_of(with_it, body, cios_camera()).hausdorff < 1e-4
+
+
 def test_landmarks_are_compared_by_name():
     body = egg()
     found = {"b": torch.tensor([0.0, 3, 4]), "a": torch.tensor([1.0, 0, 0])}
