@@ -68,4 +68,4 @@ def test_numbers_that_the_cost_does_not_see_stay():
 
 def test_adam_comes_near_too():
     solution = ended(descend(rosenbrock, START, torch.full((2,), 0.5, dtype=torch.float64), 400, 1e-9))
-    assert solution.normal.cost < 0.05  # from 24.2; its steps are no Newton steps
+    assert solution.normal.cost < 0.5  # from 24.2, in the valley; along it Adam is slow

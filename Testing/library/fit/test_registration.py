@@ -15,7 +15,7 @@ from diffrender.fit.settings import FitSettings
 from diffrender.fit.start import Start, start_at_isocentre
 from diffrender.pose import pose_between
 
-QUICK = FitSettings(sizes=(24, 48), steps=15)
+QUICK = FitSettings(sizes=(24, 48), steps=12, scan=24)
 XI = torch.tensor([5.0, -4.0, 6.0, 0.05, -0.04, 0.03], dtype=torch.float64)
 
 
@@ -59,18 +59,20 @@ def off(fit, mesh):
 @pytest.mark.parametrize("apart", [False, True])
 def test_the_jacobian_of_the_scene_is_that_of_finite_differences(model, truth, apart):
     settings = FitSettings(similarity="labels" if apart else "correlation", view_translation=1.0, view_rotation=1.0)
-    scene = scene_of(model, truth[1], settings, 2)
+    exact = replace(model, mean=model.mean.double(), modes=model.modes.double())
+    scene = scene_of(exact, truth[1], settings, 2)
     random = torch.Generator().manual_seed(2)
     x = 0.02 * torch.randn(scene.size, generator=random, dtype=torch.float64)
-    direction = torch.randn(scene.size, generator=random, dtype=torch.float64) * 0.01
+    direction = torch.randn(scene.size, generator=random, dtype=torch.float64) * 3e-4
     direction[POSE : POSE + scene.modes] *= 10
     camera = cameras(0, 50)[1]
     _, j = scene.pictures_and_rates(x, camera, 1)
     there, back = (scene.pictures(x + sign * 0.5 * direction, camera, 1) for sign in (1, -1))
     moved, expected = (j.double() @ direction)[0], (there - back)[0].double()
     # Rims, and faces that a ray grazes, jump within a step; most pixels do not.
-    used = expected.abs() > 1e-3
-    assert ((moved - expected).abs()[used] < 0.05 * expected.abs()[used] + 0.05).double().mean() > 0.9
+    used = expected.abs() > 1e-3 * expected.abs().max()
+    allowed = 0.03 * expected.abs() + 1e-3 * expected.abs().max()
+    assert ((moved - expected).abs() < allowed)[used].double().mean() > 0.95
     assert int(used.sum()) > 300
 
 
@@ -82,7 +84,7 @@ def test_two_views_find_shape_and_pose(model, truth):
     assert off(fit, mesh) < 2.5  # pixels are 4.3 mm at the patient
     assert fit.outcome in ("converged", "step limit")
     assert len(fit.history) > 3
-    assert fit.history[-1] < fit.history[0] or len(fit.frames) == 2
+    assert len(fit.frames) == 2
     assert fit.frames[0].outline.shape == (3, *fit.frames[0].shown.shape)
 
 
@@ -150,9 +152,10 @@ def test_an_inverted_frame_is_seen_and_said(model, truth):
 
 def test_a_job_tells_how_far_it_is_and_can_be_stopped(model, truth):
     job = pelvis(frames(truth[0], cameras(0)), model, QUICK, Start(truth[1]))
+    next(job)  # the poses in the box
     first = next(job)
     assert first.preview.shape[0] == 3
-    assert first.total == 4
+    assert first.done == 0
     job.cancel()
     assert list(job) == []
     assert job.cancelled
