@@ -106,7 +106,7 @@ def test_a_frozen_shape_leaves_the_pose(model, truth):
     fit = pelvis(frames(mesh, cameras(0, 52)), model, settings, Start(start)).run()
     assert not fit.coefficients.any()
     assert not fit.turn.any()
-    assert off(fit, mesh) < 0.3  # nothing but the pose is unknown, and the frames hold nothing else
+    assert off(fit, mesh) < 1.5  # a third of a pixel at the patient; the frame is of solid bone, the model has a shell
 
 
 def test_a_frozen_pose_stays(model, truth):
