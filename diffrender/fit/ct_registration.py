@@ -14,6 +14,7 @@ from diffrender.fit.evolution import minimise_widely
 from diffrender.fit.frames import Frame, pyramid
 from diffrender.fit.independence import independent_pixels
 from diffrender.fit.levenberg import Normal, Solution, Step, minimise
+from diffrender.fit.one_thread import in_one_thread
 from diffrender.fit.result import Certainty, Fit, Fitted
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.similarity import residual, similarity
@@ -83,12 +84,14 @@ def ct(
         raise SettingError("A fit needs at least one radiograph.")
     if settings.similarity == "labels":
         raise SettingError("A CT is compared by its intensities; take another similarity than labels.")
+    if settings.optimiser == "adam":
+        raise SettingError("A CT is registered by levenberg or wide, which begins with CMA-ES; not by adam.")
     begun = [torch.as_tensor(start, dtype=torch.float64) for start in starts] or [torch.eye(4, dtype=torch.float64)]
     for start in begun:
         _check_rigid(start)
     attenuation = scene_of(volume, RadiographSettings(labels=False, backend=settings.backend)).attenuation
     levels = _levels(radiographs, volume, attenuation, settings)
-    return Job(_steps(levels, volume, settings, begun, wide))
+    return Job(in_one_thread(_steps(levels, volume, settings, begun, wide)))
 
 
 def _steps(

@@ -10,7 +10,7 @@ from diffrender.errors import BackendError
 from diffrender.fit.levenberg import Normal, Solution, Step
 
 STARTED = 0.5  # first standard deviation of the samples, in units of `spread`
-STILL = 1e-3  # it has converged where the samples lie closer together than this, in units of `spread`
+STILL = 1e-2  # samples closer together than this, in units of `spread`, are where slopes lead on
 
 
 def minimise_widely(

@@ -20,6 +20,7 @@ from diffrender.fit.evidence import mixed
 from diffrender.fit.evolution import minimise_widely
 from diffrender.fit.frames import Frame, pyramid
 from diffrender.fit.levenberg import Solution, Step, minimise
+from diffrender.fit.one_thread import in_one_thread
 from diffrender.fit.problem import Problem, likeness, problem_at, with_parts
 from diffrender.fit.result import Fit, Fitted
 from diffrender.fit.scatter import scattered
@@ -74,7 +75,7 @@ def pelvis(
     states = [_begin(one, model, settings, views) for one in begun]
     if settings.similarity == "labels":
         levels = [[with_parts(frame, states[0].scene) for frame in level] for level in levels]
-    return Job(_in_one_thread(_steps(levels, states, settings)))
+    return Job(in_one_thread(_steps(levels, states, settings)))
 
 
 def chosen_model(model: ShapeModel | None) -> ShapeModel:
@@ -129,21 +130,6 @@ def _steps(levels: list[list[Frame]], states: list[_State], settings: FitSetting
     yield Progress(total, total, states[0].cost)
     frames = [evidence.frame for evidence in states[0].problem.evidence] if states[0].problem else levels[-1]
     return _fit(states, begun, frames, tuple(history), settings)
-
-
-def _in_one_thread(steps: Generator[Progress, None, Fit]) -> Generator[Progress, None, Fit]:
-    """The steps, each in one thread of torch: the arithmetic is small, two would wait for each other longer than they
-    work, and sums would come out in another order."""
-    while True:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            return end.value
-        finally:
-            torch.set_num_threads(threads)
-        yield progress
 
 
 def _trust(level: int, turn: int, levels: int) -> float:
