@@ -1,4 +1,7 @@
-"""What a fit returns: shape, pose, how it ended in a sentence, and how certain each number is."""
+"""What a fit returns: shape, pose, how it ended in a sentence, and how certain each number is.
+
+A fit that was cancelled returns nothing: half-way the stages are coarse, and their certainty would not be true.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +11,7 @@ from torch import Tensor
 
 from diffrender.mesh import Mesh
 
-OUTCOMES = ("converged", "depth limit", "step limit", "stopped", "diverged", "ambiguous")
+OUTCOMES = ("converged", "depth limit", "step limit", "diverged", "ambiguous")
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ def start_at_isocentre(
 
     Args:
         cameras: one or more.
-        model: its landmarks' middle is put there (of the bounding box).
+        model: the middle of its mean shape, or of landmarks {name: (3,)}, is put there (of the bounding box).
         position: how the patient lies against the world's axes, as in DICOM (0018,5100). Frames from DICOM have their
             axes from the patient, so that "HFS" is right for every one of them.
         isocentre: RAS [mm]; by default where the beams' axes meet, for one view the place on it nearest to the world's
@@ -128,8 +128,8 @@ def start_at_isocentre(
     views = [cameras] if isinstance(cameras, Camera) else list(cameras)
     if position not in POSITIONS:
         raise SettingError(f"{position!r} is no patient position; there are {', '.join(POSITIONS)}.")
-    known = model.landmarks if isinstance(model, ShapeModel) else dict(model)
-    points = torch.stack([torch.as_tensor(place, dtype=torch.float64) for place in known.values()])
+    places = model.mean if isinstance(model, ShapeModel) else list(map(torch.as_tensor, model.values()))
+    points = places.double() if isinstance(places, Tensor) else torch.stack(places).double()
     middle = (points.amin(0) + points.amax(0)) / 2
     aim = _meeting(views) if isocentre is None else torch.as_tensor(list(isocentre), dtype=torch.float64)
     pose = torch.eye(4, dtype=torch.float64)

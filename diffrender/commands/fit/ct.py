@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diffrender.commands.console import Debug, Json, current, example
-from diffrender.commands.fit.shared import certainty_of, pair_of, sizes_of
+from diffrender.commands.fit.shared import certainty_of, pair_of, result_of, sizes_of, tell_of_one_camera
 from diffrender.commands.target import check_given, check_outputs, check_writable
 from diffrender.errors import SettingError
 from diffrender.jobs import Progress
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = example("diffrender fit ct frame.png --camera camera.json --ct ct.nii.gz --start pose.json -o fit/")
 FILES = ("pose.json", "certainty.json", "report.html")
+EVERYWHERE, WHERE_IT_LIES = "From a search in all orientations.", "Where the CT lies in its own world."
 ROOM = 20 * 2**20  # bytes; a report of a few frames takes some MiB
 
 
@@ -98,21 +99,17 @@ def ct(
         console.progress(Progress(0, 1), "Reading")
         radiographs = read_radiographs(frames, camera=camera)
         volume = read_volume(ct, series=series)
-        starts = [read_start(path).world_from_model for path in start or []]
-        job = register(radiographs, volume, settings, starts, WideSettings() if search else None)
+        tell_of_one_camera(radiographs)
+        starts = [read_start(path) for path in start or []]
+        poses = [one.world_from_model for one in starts]
+        job = register(radiographs, volume, settings, poses, WideSettings() if search else None)
         fit = console.run(job, "Fitting", "Nothing was written; type the same command to start again.")
         written = _write(folder, fit, radiographs, volume)
 
     hashed = [path for path in given if os.path.exists(os.path.expanduser(path))]
-    written.append(write_provenance(folder, console.command, asdict(settings), hashed, seed))
-    stated = fit.certainty
-    data = {"outcome": fit.outcome, "sentence": fit.sentence, "folder": folder, "files": written}
-    data |= {"depth_deviation": stated.depth, "in_plane_deviation": stated.in_plane}
-    text = (
-        f"{fit.outcome}: {fit.sentence}\nTo be expected (one deviation): {stated.depth:.1f} mm in depth, "
-        f"{stated.in_plane:.1f} mm across.\n{folder / 'report.html'} shows the CT's outline on the frames."
-    )
-    console.result(data, text)
+    told = [one.sentence for one in starts] or [EVERYWHERE if search else WHERE_IT_LIES]
+    written.append(write_provenance(folder, console.command, {**asdict(settings), "starts": told}, hashed, seed))
+    console.result(*result_of(fit, told, folder, written, "the CT's outline"))
 
 
 def _write(folder: Path, fit: "Fit", radiographs: "list[Radiograph]", volume: "Volume") -> list[Path]:

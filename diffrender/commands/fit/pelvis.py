@@ -2,7 +2,8 @@
 
 import math
 import os
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from enum import Enum
 from json import dumps
 from pathlib import Path
@@ -11,6 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffrender.commands.console import Console, Debug, Json, current, example
+from diffrender.commands.fit.shared import (
+    certainty_of,
+    pair_of,
+    read_marks,
+    result_of,
+    sizes_of,
+    tell_of_one_camera,
+)
 from diffrender.commands.target import check_given, check_outputs, check_writable
 from diffrender.errors import SettingError
 from diffrender.jobs import Progress
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = example("diffrender fit pelvis ap.png lateral.png --camera cameras.json --model pelvis.h5 -o fit/")
 FILES = ("mesh.ply", "pose.json", "landmarks.json", "certainty.json", "report.html")
+NEAR, GUESSED = "10,5", "30,10"  # mm, degrees: the box about a start that is given, and about the isocentre
 ROOM = 50 * 2**20  # bytes; a report of a few frames takes some MiB
 
 
@@ -61,9 +71,20 @@ def pelvis(
         list[str] | None,
         typer.Option(metavar="F", help="Where to begin: a pose.json. Several times for several starts."),
     ] = None,
+    landmarks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F", help='Or from marks: JSON {"FH-l": [row, column], ...} [px], or a list, one a frame.'
+        ),
+    ] = None,
     box: Annotated[
-        str, typer.Option(metavar="MM,DEGREES", help="The truth lies within so much of the start, per axis; 0,0: any.")
-    ] = "10,5",
+        str | None,
+        typer.Option(
+            metavar="MM,DEGREES",
+            help="The truth lies within so much of the start, per axis; 0,0: any. By default 10,5; without a start, "
+            "about the isocentre, 30,10.",
+        ),
+    ] = None,
     depth: Annotated[
         str,
         typer.Option(metavar="MM", help="How certain the start's depth is (one deviation); 0: as the box; none: not."),
@@ -88,23 +109,26 @@ def pelvis(
     overlays: look at them. For research, not a medical device.
     """
     console = current()
-    check_given({"FRAME": frames[0], "--camera": camera, "--model": model, "--out": out})
-    given = [*frames, *(path for path in (camera, model) if path), *(start or [])]
+    named = {"--camera": camera, "--model": model, "--landmarks": landmarks, "--out": out}
+    check_given({"FRAME": frames[0], **named})
+    if start and landmarks:
+        raise SettingError("--start says where to begin, and --landmarks too; give one of them.")
+    given = [*frames, *(path for path in (camera, model, landmarks) if path), *(start or [])]
     folder = Path(out).expanduser()
     check_outputs([folder / name for name in (*FILES, "provenance.json")], given)
     check_writable(folder, ROOM)
-    (place, turn), (view_place, view_turn) = _pair("--box", box), _pair("--per-view", per_view)
+    view_place, view_turn = pair_of("--per-view", per_view)
+    near, guessed = (pair_of("--box", one if box is None else box) for one in (NEAR, GUESSED))
     free = _free(freeze or [])
 
     from diffrender.fit.settings import FitSettings
+    from diffrender.provenance import write_provenance
 
     settings = FitSettings(
         similarity=similarity.value,
         optimiser=optimiser.value,
-        sizes=_sizes(size),
+        sizes=sizes_of(size),
         steps=steps,
-        start_translation=place,
-        start_rotation=turn,
         depth=_depth(depth),
         modes=modes,
         view_translation=view_place,
@@ -115,55 +139,65 @@ def pelvis(
         turn=free["turn"],
     )
     with console.listening():
-        fit, written = _fitted(console, frames, camera, model, start or [], settings, folder)
-
-    from diffrender.provenance import write_provenance
+        console.progress(Progress(0, 1), "Reading")
+        radiographs, shape = _read(frames, camera, model)
+        starts = _starts(start or [], landmarks, radiographs, shape)
+        place, turn = near if starts else guessed
+        settings = replace(settings, start_translation=place, start_rotation=turn)
+        starts = starts or [_at_isocentre(radiographs, shape)]
+        fit = _fitted(console, radiographs, shape, settings, starts)
+        written = _write(folder, fit, radiographs, shape, starts[0])
 
     hashed = [path for path in given if os.path.exists(os.path.expanduser(path))]
-    written.append(write_provenance(folder, console.command, asdict(settings), hashed, seed))
-    stated = fit.certainty
-    data = {"outcome": fit.outcome, "sentence": fit.sentence, "folder": folder, "files": written}
-    data |= {"depth_deviation": stated.depth, "in_plane_deviation": stated.in_plane}
-    text = (
-        f"{fit.outcome}: {fit.sentence}\nTo be expected (one deviation): {stated.depth:.1f} mm in depth, "
-        f"{stated.in_plane:.1f} mm across.\n{folder / 'report.html'} shows the outlines on the frames."
-    )
-    console.result(data, text)
+    told = [one.sentence for one in starts]
+    written.append(write_provenance(folder, console.command, {**asdict(settings), "starts": told}, hashed, seed))
+    console.result(*result_of(fit, told, folder, written, "the outlines"))
+
+
+def _read(frames: list[str], camera: str | None, model: str | None) -> "tuple[list[Radiograph], ShapeModel]":
+    from diffrender import read_radiographs
+    from diffrender.fit import load_shape_model
+    from diffrender.fit.registration import chosen_model
+
+    shape = None if model is None else load_shape_model(model)
+    radiographs = read_radiographs(frames, camera=camera)
+    tell_of_one_camera(radiographs)
+    return radiographs, chosen_model(shape)
+
+
+def _starts(
+    start: list[str], landmarks: str | None, radiographs: "list[Radiograph]", model: "ShapeModel"
+) -> "list[Start]":
+    """As typed, or from landmarks that came with the frames; none where nothing is known."""
+    from diffrender.fit.start import LEAST, read_start, start_from_landmarks
+
+    if start:
+        return [read_start(path) for path in start]
+    marks = [dict(one.landmarks or {}) for one in radiographs]
+    if landmarks is not None:
+        marks = read_marks(landmarks, len(radiographs))
+    elif sum(len(model.landmarks_at.keys() & view) for view in marks) < LEAST:
+        return []
+    return [start_from_landmarks([one.camera for one in radiographs], marks, model)]
+
+
+def _at_isocentre(radiographs: "list[Radiograph]", model: "ShapeModel") -> "Start":
+    from diffrender.fit.start import start_at_isocentre
+
+    return start_at_isocentre([one.camera for one in radiographs], model)
 
 
 def _fitted(
     console: Console,
-    frames: list[str],
-    camera: str | None,
-    model: str | None,
-    start: list[str],
+    radiographs: "list[Radiograph]",
+    model: "ShapeModel",
     settings: "FitSettings",
-    folder: Path,
-) -> "tuple[Fit, list[Path]]":
-    from diffrender import read_radiographs
-    from diffrender.fit import load_shape_model
-    from diffrender.fit.registration import chosen_model
+    starts: "Sequence[Start]",
+) -> "Fit":
     from diffrender.fit.registration import pelvis as register
-    from diffrender.fit.start import read_start
 
-    console.progress(Progress(0, 1), "Reading")
-    radiographs = read_radiographs(frames, camera=camera)
-    shape = chosen_model(None if model is None else load_shape_model(model))
-    starts = [read_start(path) for path in start] or [_first(radiographs, shape)]
-    job = register(radiographs, shape, settings, starts)
-    fit = console.run(job, "Fitting", "Nothing was written; type the same command to start again.")
-    return fit, _write(folder, fit, radiographs, shape, starts[0])
-
-
-def _first(radiographs: "list[Radiograph]", model: "ShapeModel") -> "Start":
-    """From landmarks that came with the frames, else from the C-arm's geometry."""
-    from diffrender.fit.start import LEAST, start_at_isocentre, start_from_landmarks
-
-    marks = [dict(one.landmarks or {}) for one in radiographs]
-    cameras = [one.camera for one in radiographs]
-    if sum(map(len, marks)) >= LEAST:
-        return start_from_landmarks(cameras, marks, model)
-    return start_at_isocentre(cameras, model)
+    job = register(radiographs, model, settings, starts)
+    return console.run(job, "Fitting", "Nothing was written; type the same command to start again.")
 
 
 def _write(
@@ -184,31 +218,13 @@ def _write(
             write_mesh(fit.mesh, folder / FILES[0]),
             write_start(Start(fit.world_from_model, fit.coefficients, fit.turn), folder / FILES[1]),
             write_whole(folder / FILES[2], dumps(_landmarks(fit), indent=1) + "\n"),
-            write_whole(folder / FILES[3], dumps(_certainty(fit), indent=1) + "\n"),
+            write_whole(folder / FILES[3], dumps(certainty_of(fit), indent=1) + "\n"),
             write_whole(folder / FILES[4], fit_report(fit, radiographs, model, before)),
         ]
 
 
 def _landmarks(fit: "Fit") -> dict[str, Any]:
     return {"format": 1, "world": "RAS", "landmarks": {name: place.tolist() for name, place in fit.landmarks.items()}}
-
-
-def _certainty(fit: "Fit") -> dict[str, Any]:
-    """One standard deviation of each error to be expected."""
-    stated = fit.certainty
-    return {
-        "format": 1,
-        "world": "RAS",
-        "outcome": fit.outcome,
-        "sentence": fit.sentence,
-        "depth_mm": stated.depth,
-        "in_plane_mm": stated.in_plane,
-        "translation_mm": stated.pose[:3].tolist(),
-        "rotation_degrees": [math.degrees(n) for n in stated.pose[3:].tolist()],
-        "landmarks_mm": {name: spread.tolist() for name, spread in stated.landmarks.items()},
-        "vertices_mm": [[round(n, 2) for n in spread] for spread in stated.vertices.tolist()],
-        "covariance": stated.covariance.tolist(),
-    }
 
 
 def _free(freeze: list[str]) -> dict[str, bool]:
@@ -219,24 +235,6 @@ def _free(freeze: list[str]) -> dict[str, bool]:
             raise SettingError(f"--freeze {name} is not offered: {', '.join(free)} can be held.")
         free[name] = False
     return free
-
-
-def _sizes(size: int) -> tuple[int, ...]:
-    """Halves of the finest size, coarse first."""
-    if size < 16:
-        raise SettingError(f"--size {size} is too small to see a pelvis; give 32 or more.")
-    sizes = [size]
-    while sizes[0] >= 64:
-        sizes.insert(0, sizes[0] // 2)
-    return tuple(sizes)
-
-
-def _pair(option: str, text: str) -> tuple[float, float]:
-    try:
-        first, second = (float(part) for part in text.split(","))
-    except ValueError:
-        raise SettingError(f"{option} is two numbers, mm and degrees, as 10,5; not {text!r}.") from None
-    return first, second
 
 
 def _depth(text: str) -> float:
