@@ -20,7 +20,7 @@ LOOKUP_SECONDS, UNET_SECONDS, OTHER_SECONDS = 20.0, 120.0, 60.0
 
 
 def painted() -> Result:
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(2, torch.get_num_threads()))
     real = scenes.labelled("abdomen")
     volume = scenes.phantom() if real is None else real
     rows, figures = [], {}
@@ -98,7 +98,7 @@ def _notes(real: bool, held: list[Target], bone_held: list[Target]) -> list[str]
         ),
         (
             f"lookup: {LOOKUP_SECONDS:g} s; unet-s: {UNET_SECONDS:g} s of {ASKED} translucent views, "
-            f"{OTHER_SECONDS:g} s otherwise; rates and batches of the table of renderers. Seconds on the wall, with "
-            "whatever else the machine did."
+            f"{OTHER_SECONDS:g} s otherwise; rates and batches of the table of renderers; threads of torch: "
+            f"{torch.get_num_threads()}. Seconds on the wall, with whatever else the machine did."
         ),
     ]
