@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from diffrender import __version__
-from diffrender.dvr.bake import voxels_of
+from diffrender.dvr.classify import voxels_of
 from diffrender.dvr.features import NAMES, local_features
 from diffrender.dvr.model import FORMAT, fill, opened, packed, settings_from, settings_record
 from diffrender.dvr.renderer import Renderer

@@ -20,6 +20,7 @@ import diffrender as dr
 from diffrender.camera import read_cameras
 from diffrender.commands.dvr.train import train
 from diffrender.commands.dvr.train_options import PARTS, Accumulate, Norm, Precision, settings_of
+from diffrender.dvr.baked_files import read_baked
 from diffrender.dvr.draw import Drawing
 from diffrender.dvr.losses import LossSettings
 from diffrender.dvr.model import load_model, save_model
@@ -103,6 +104,9 @@ def test_from_a_ct_to_a_picture_and_a_segmentation(typed, patient, open_stdin):
     assert {file.name for file in Path().glob("baked.*")} == {
         "baked.nrrd", "baked.vp.json", "baked.json", "baked.provenance.json",
     }  # fmt: skip
+    assert read_baked("baked.nrrd").rgba.shape == (69, 85, 101, 4)  # 4 steps from each of 18 x 22 x 26 to the next
+    assert typed("dvr", "bake", "Modell ü", "--finer", 2, "-o", "half.nrrd").code == 0
+    assert read_baked("half.nrrd").rgba.shape == (35, 43, 51, 4)
 
     learned = ["hat gelernt.safetensors", "--ct", patient.ct]
     for words, name in (
@@ -410,6 +414,8 @@ REFUSED = {
                        "leave out --norm, --scratch"),
     "bits": (["bake", "MODEL", "--bits", "12"], "--bits is 8 or 16, not 12"),
     "bits of a table": (["bake", "MODEL", "--bits", "16", "-o", "t.vp"], "--bits is of a volume"),
+    "finer": (["bake", "MODEL", "--finer", "0"], "--finer is 1 or more, not 0"),
+    "finer table": (["bake", "MODEL", "--finer", "2", "-o", "t.vp"], "--finer is of a volume"),
     "slots": (["train", "VIEWS", "--slots", "colour,shape"], "shape"),
     "width": (["train", "VIEWS", "--width", "0"], "width lies between"),
     "device": (["train", "VIEWS", "--device", "gpu"], "--device is auto, cpu, cuda or cuda:1, not 'gpu'"),

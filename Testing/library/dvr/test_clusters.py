@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import diffrender as dr
 import phantoms
-from diffrender.dvr.bake import voxels_of
+from diffrender.dvr.classify import voxels_of
 from diffrender.dvr.clusters import fit_clusters
 from diffrender.dvr.features import local_features
 from diffrender.dvr.renderer import RendererSettings

@@ -42,6 +42,14 @@ def bake(
         int | None,
         typer.Option(metavar="8|16", help="Levels of the volume; 8. 16 is closer, for VTK's GPU mapper alone."),
     ] = None,
+    finer: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Voxels to one of the CT along each axis, for renderers with a transfer function; by default up to 4, "
+            "as many as 48 million voxels allow.",
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -49,7 +57,8 @@ def bake(
 
     NAME.nrrd holds red, green, blue and opacity in 8 bits, or with --bits 16 in twice the memory and closer to the
     renderer; NAME.vp.json beside it is the volume property to show it with (Volume Rendering, Advanced), NAME.json
-    says what alpha means. A renderer that is a transfer function can be written as one instead, for any CT. Renderers
+    says what alpha means. Renderers that classify what lies between voxels (unet-s, clusters, hybrid, tables) are baked
+    finer than the CT. A renderer that is a transfer function can be written as one instead, for any CT. Renderers
     that draw in the image cannot be baked: `dvr renderers` lists which.
     """
     console = current()
@@ -58,8 +67,11 @@ def bake(
     table = out is not None and out.lower().endswith(TABLES)
     if bits not in (None, 8, 16):
         raise SettingError(f"--bits is 8 or 16, not {bits}.")
-    if table and bits is not None:
-        raise SettingError(f"--bits is of a volume, and {out} is a transfer function; leave out one of them.")
+    if finer is not None and finer < 1:
+        raise SettingError(f"--finer is 1 or more, not {finer}.")
+    for option, given in (("--bits", bits), ("--finer", finer)):
+        if table and given is not None:
+            raise SettingError(f"{option} is of a volume, and {out} is a transfer function; leave out one of them.")
     source = None if table else ct_of(ct, file)
     stem = stem_of(source) if source is not None else "transfer"
     target = target_of(out, f"{stem}-baked", "baked", (VOLUME, *TABLES))
@@ -79,12 +91,15 @@ def bake(
     check_bakes(renderer)
     check_writable(target.folder, NEED)
     with console.listening(), together():
-        files, text = _table(renderer, main) if source is None else _volume(renderer, source, series, main, bits or 8)
+        files, text = (
+            _table(renderer, main) if source is None else _volume(renderer, source, series, main, bits or 8, finer)
+        )
         settings = {
             "renderer": renderer.name,
             "cts": [] if source is None else [source],
             "series": series,
             "bits": bits or 8,
+            "finer": finer,
         }
         output = target.folder if target.whole_folder else main
         hashed = [path for path in inputs if os.path.exists(os.path.expanduser(path))]
@@ -100,7 +115,9 @@ def _table(renderer: "Renderer", path: Path) -> tuple[list[Path], str]:
     return [write_transfer(path, transfer)], f"The transfer function that {renderer.name} has learned:"
 
 
-def _volume(renderer: "Renderer", ct: str, series: str | None, path: Path, bits: int) -> tuple[list[Path], str]:
+def _volume(
+    renderer: "Renderer", ct: str, series: str | None, path: Path, bits: int, finer: int | None
+) -> tuple[list[Path], str]:
     import diffrender as dr
     from diffrender.dvr.bake import bake
     from diffrender.dvr.baked_files import write_baked
@@ -108,9 +125,9 @@ def _volume(renderer: "Renderer", ct: str, series: str | None, path: Path, bits:
     console = current()
     console.progress(Progress(0, 3), f"Reading {ct}")
     volume = dr.read_volume(ct, series=series)
-    check_writable(path.parent, volume.values.numel() * CHANNELS * bits // 8)
+    check_writable(path.parent, volume.values.numel() * (finer or 1) ** 3 * CHANNELS * bits // 8)
     console.progress(Progress(1, 3), "Baking")
-    baked = bake(renderer, volume, bits)
+    baked = bake(renderer, volume, bits, finer)
     console.progress(Progress(2, 3), "Writing")
     files = write_baked(path, baked)
     console.progress(Progress(3, 3), "Writing")
