@@ -8,9 +8,6 @@ from diffrender.camera import Camera
 from diffrender.fit.problem import Problem
 from diffrender.fit.result import Certainty
 from diffrender.fit.scene import POSE
-from diffrender.pose import motion
-
-SMALL = 1e-4  # mm or rad; step of the central differences of the pose
 
 
 def certainty_of(problem: Problem, x: Float[Tensor, "n"], hessian: Float[Tensor, "k k"], first: Camera) -> Certainty:
@@ -27,7 +24,7 @@ def certainty_of(problem: Problem, x: Float[Tensor, "n"], hessian: Float[Tensor,
     place = covariance[:3, :3]
     axis = first.direction
     across = first.world_from_camera[:3, :2]
-    rates = _vertex_rates(problem, x)
+    rates = problem.scene.vertex_rates(x)
     lacking = problem.scene.model.unexplained.to(torch.float64) if bool(problem.free[POSE:].any()) else None
     return Certainty(
         covariance=covariance,
@@ -44,22 +41,6 @@ def certainty_of(problem: Problem, x: Float[Tensor, "n"], hessian: Float[Tensor,
             for name, landmark in problem.scene.model.landmarks_at.items()
         },
     )
-
-
-def _vertex_rates(problem: Problem, x: Tensor) -> Float[Tensor, "n v 3"]:
-    """How every vertex moves with x in the world [mm]."""
-    scene = problem.scene
-    pose, points = scene.pose(x), scene.points(x).to(torch.float64)
-    rates = torch.zeros(len(x), *points.shape, dtype=torch.float64)
-    start = points @ scene.world_from_model[:3, :3].T + scene.world_from_model[:3, 3]
-    for n in range(POSE):
-        step = torch.zeros(POSE, dtype=torch.float64)
-        step[n] = SMALL
-        further, back = (motion(x[:POSE] + sign * step, scene.centre) for sign in (1, -1))
-        rates[n] = (start @ (further - back)[:3, :3].T + (further - back)[:3, 3]) / (2 * SMALL)
-    of_shape = scene.rates(x).to(torch.float64) @ pose[:3, :3].T
-    rates[POSE : POSE + len(of_shape)] = of_shape
-    return rates
 
 
 def _deviation(rates: Tensor, covariance: Tensor, lacking: Tensor | None) -> Float[Tensor, "v 3"]:

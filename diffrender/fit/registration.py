@@ -20,10 +20,10 @@ from diffrender.fit.evidence import mixed
 from diffrender.fit.evolution import minimise_widely
 from diffrender.fit.frames import Frame, pyramid
 from diffrender.fit.levenberg import Solution, Step, minimise
+from diffrender.fit.matching import matched
 from diffrender.fit.one_thread import in_one_thread
-from diffrender.fit.problem import Problem, likeness, problem_at, with_parts
+from diffrender.fit.problem import Problem, free_of, likeness, prior_of, problem_at, with_parts
 from diffrender.fit.result import Fit, Fitted
-from diffrender.fit.scatter import scattered
 from diffrender.fit.scene import POSE, Scene, scene_of
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.shape import ShapeModel
@@ -34,7 +34,7 @@ from diffrender.xray import Radiograph
 FIRST_TRUST = 0.35  # see `evidence_of`; with 0 the prior holds the coarse stages where they begin
 LAST_TRUST = 0.25  # with 0.5 and more, what the model lacks moves depth, and 55 % of errors lie within one deviation
 ROUNDS = 2  # of weights and information, then steps, at each size
-BEGUN = 4  # places in the box from which the coarsest stage begins
+COARSE = 48  # px; after contours were matched, frames of fewer pixels would lead away again
 KEPT = 2  # of all that are begun, refined beyond the coarsest size
 FAR_BEHIND = 20.0  # of -2 log posterior: who is so much less likely after a size is given up
 SEEN = 0.1  # of the vertices must project into some frame at the start
@@ -108,12 +108,11 @@ class _State:
 def _steps(levels: list[list[Frame]], states: list[_State], settings: FitSettings) -> Generator[Progress, None, Fit]:
     begun = len(states)
     yield Progress(0, 0)
-    for_all = [(state.scene, state.x) for state in states]
-    states = [_State(scene, x) for scene, start in for_all for x in scattered(scene, start, levels[0], settings, BEGUN)]
+    if settings.similarity != "labels":
+        states, levels = _near(states, levels, settings)
     total = ROUNDS * (len(states) + min(KEPT, len(states)) * (len(levels) - 1))
-    done, history, inverted = 0, [], False
+    done, history = 0, []
     for number, frames in enumerate(levels):
-        frames = [frame.inverted() for frame in frames] if inverted else frames
         ended = []
         for state in states:
             for turn in range(ROUNDS):
@@ -121,15 +120,43 @@ def _steps(levels: list[list[Frame]], states: list[_State], settings: FitSetting
                 done += 1
             ended.append(state)
         states = _ranked(ended)
-        if not number and settings.similarity != "labels":
-            other = _if_inverted(states[0], frames, settings)
-            if other is not None:
-                inverted, frames = True, [frame.inverted() for frame in frames]
-                states = [(yield from _stage(other, frames, settings, (done, total), _trust(0, 1, len(levels))))]
         history += states[0].solution.history if states[0].solution else ()
     yield Progress(total, total, states[0].cost)
     frames = [evidence.frame for evidence in states[0].problem.evidence] if states[0].problem else levels[-1]
     return _fit(states, begun, frames, tuple(history), settings)
+
+
+def _near(
+    states: list[_State], levels: list[list[Frame]], settings: FitSettings
+) -> tuple[list[_State], list[list[Frame]]]:
+    """From where the model's contours were found in the frames, and the frames that go on, bone bright."""
+    found = _matched(states, levels, settings)
+    told = _likeness(found[0], levels, settings)
+    if told < POOR:
+        turned = [[frame.inverted() for frame in level] for level in levels]
+        others = _matched(states, turned, settings)
+        if _likeness(others[0], turned, settings) > told + INVERTED:
+            notify(
+                "The frames fit with bright and dark exchanged, and hardly as their files say: they are taken as "
+                "inverted (bone dark where bone was stated bright, or the other way round)."
+            )
+            found, levels = others, turned
+    if not settings.match:
+        return states, levels
+    return found, [level for level in levels if max(level[0].camera.image_size) >= COARSE] or levels[-1:]
+
+
+def _matched(states: list[_State], levels: list[list[Frame]], settings: FitSettings) -> list[_State]:
+    """Each start moved to where the contours were found, the most alike first."""
+    found = []
+    for state in states:
+        precision, free = prior_of(state.scene, levels[0][0].camera, settings), free_of(state.scene, settings)
+        found.append(_State(state.scene, matched(state.scene, state.x, levels, precision, free, settings.seed)))
+    return sorted(found, key=lambda state: -_likeness(state, levels, settings))
+
+
+def _likeness(state: _State, levels: list[list[Frame]], settings: FitSettings) -> float:
+    return likeness(state.scene, levels[-1], state.x, settings.similarity)
 
 
 def _trust(level: int, turn: int, levels: int) -> float:
@@ -218,30 +245,6 @@ def _check_in_view(scene: Scene, x: Tensor, views: list[Radiograph]) -> None:
                 "into the frame, so there is nothing to fit it to. Check the camera (its world must be that of the "
                 "start, RAS in mm), or give a start nearer to the patient (--start, or landmarks)."
             )
-
-
-def _if_inverted(state: _State, frames: list[Frame], settings: FitSettings) -> _State | None:
-    """Where to go on with the image's sign turned, or None where the frames are as they say."""
-    as_told = likeness(state.scene, frames, state.x, settings.similarity)
-    if as_told >= POOR:
-        return None
-    turned = [frame.inverted() for frame in frames]
-    start = _State(state.scene, torch.zeros_like(state.x))
-    problem = problem_at(start.scene, turned, start.x, settings, FIRST_TRUST)
-    for_end = minimise(problem.evaluate, problem.held[problem.free], settings.steps, settings.tolerance)
-    while True:
-        try:
-            next(for_end)
-        except StopIteration as end:
-            x = problem.whole(end.value.x)
-            break
-    if likeness(start.scene, turned, x, settings.similarity) < as_told + INVERTED:
-        return None
-    notify(
-        "The frames fit with bright and dark exchanged, and hardly as their files say: they are taken as inverted "
-        "(bone dark where bone was stated bright, or the other way round)."
-    )
-    return _State(start.scene, x)
 
 
 def _ranked(states: list[_State]) -> list[_State]:

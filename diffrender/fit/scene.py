@@ -97,6 +97,19 @@ class Scene:
         turned[:, here] = still @ of_turn.transpose(1, 2).to(modes)
         return torch.cat([modes, turned])
 
+    def vertex_rates(self, x: Float[Tensor, "n"], these: Tensor | None = None) -> Float[Tensor, "n v 3"]:
+        """How vertices, all or those of these numbers, move with x in the world [mm]; float64."""
+        here = slice(None) if these is None else these
+        points = self.points(x)[here].to(torch.float64)
+        start = points @ self.world_from_model[:3, :3].T.to(points) + self.world_from_model[:3, 3].to(points)
+        rates = torch.zeros(len(x), *points.shape, dtype=torch.float64)
+        _, of_turn = _rotation_rates(x[3:POSE])
+        rates[:3] = torch.eye(3, dtype=torch.float64)[:, None]
+        rates[3:POSE] = (start - self.centre) @ of_turn.transpose(1, 2).to(torch.float64)
+        of_shape = self.rates(x)[:, here].to(torch.float64) @ self.pose(x)[:3, :3].T
+        rates[POSE : POSE + len(of_shape)] = of_shape
+        return rates
+
     def pictures(self, x: Float[Tensor, "n"], camera: Camera, view: int) -> Float[Tensor, "layer h w"]:
         """Path lengths through each layer [mm]."""
         pose = self._seen(x, view)

@@ -27,7 +27,8 @@ class FitSettings:
         start_rotation: the same of the rotation, per axis [degrees].
         depth: standard deviation of the start's depth along the first view's axis [mm], where it is better (isocentre,
             table height) or worse known than the box says; 0 where the box counts, math.inf for no depth prior.
-        scan: poses within that box that are looked at on the coarsest frame, to begin from the best; 0 for none.
+        match: whether the model's contours are looked for in the frames first, which brings the start near enough for a
+            slope to lead on; "labels" do without.
         shape, pose, turn: whether coefficients, pose and the joint's turn are fitted.
         modes: most modes in use; 0 for all that the model has.
         view_translation, view_rotation: standard deviation of each view's own correction [mm, degrees]; 0 for none.
@@ -46,7 +47,7 @@ class FitSettings:
     start_translation: float = 10.0
     start_rotation: float = 5.0
     depth: float = 0.0
-    scan: int = 96
+    match: bool = True
     shape: bool = True
     pose: bool = True
     turn: bool = True
@@ -71,7 +72,7 @@ class FitSettings:
                 raise SettingError(f"{name} is a number, 0 or more, not {getattr(self, name)!r}.")
         if not self.depth >= 0:
             raise SettingError(f"depth is a standard deviation [mm], 0 or more, not {self.depth!r}.")
-        for name in ("steps", "modes", "scan", "seed"):
+        for name in ("steps", "modes", "seed"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < (name == "steps"):
                 raise SettingError(f"{name} is a whole number, not {getattr(self, name)!r}.")
         if not self.tolerance > 0:

@@ -15,7 +15,7 @@ from diffrender.fit.settings import FitSettings
 from diffrender.fit.start import Start, start_at_isocentre
 from diffrender.pose import pose_between
 
-QUICK = FitSettings(sizes=(24, 48), steps=12, scan=24)
+QUICK = FitSettings(sizes=(24, 48), steps=12)
 XI = torch.tensor([5.0, -4.0, 6.0, 0.05, -0.04, 0.03], dtype=torch.float64)
 
 
