@@ -22,7 +22,7 @@ from diffrender.dvr.targets import Target
 from diffrender.dvr.training import train
 from diffrender.dvr.transfer import transfer_preset
 from diffrender.dvr.view import Role, View, render_views
-from diffrender.dvr.vtk_view import draw_baked_in_vtk
+from diffrender.dvr.vtk_view import VtkSettings, draw_baked_in_vtk
 from diffrender.errors import BackendError
 from diffrender.views import eye
 from diffrender.volume import Volume
@@ -147,7 +147,8 @@ def _score(image: Float[Tensor, "4 h w"], target: Target) -> str:
 def _baked(trained: Renderer, volume: Volume, view: View) -> tuple[list[Picture], str]:
     """The baked volume as VTK draws it, and how close that is; where VTK cannot draw, why."""
     try:
-        drawn = draw_baked_in_vtk(bake(trained, volume), view.camera)
+        baked = bake(trained, volume)
+        drawn = draw_baked_in_vtk(baked, view.camera, VtkSettings(1 / baked.finer))  # with our step
     except BackendError as problem:
         return [], str(problem)
     with torch.no_grad():

@@ -5,7 +5,7 @@ function becomes that, and can be baked as well. Alpha is linear in the extincti
 voxels as the march does, and the opacity function makes 1 - exp(-kappa d) of it afterwards.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int32, UInt8, UInt16
 from torch import Tensor
 
-from diffrender.dvr.classify import classified_finely, finest
+from diffrender.dvr.classify import classified_finely, finest, how_close
 from diffrender.dvr.renderer import Marched, Plain, Renderer
 from diffrender.dvr.renderers import RENDERERS
 from diffrender.dvr.transfer import TransferFunction, transfer_of_table
@@ -24,8 +24,6 @@ from diffrender.views import eye
 from diffrender.volume import Volume
 
 BITS = (8, 16)
-# PSNR [dB] of unet-s, baked so many times finer, against its own pictures: the worst and the best case measured.
-MEASURED = {1: (21, 31), 2: (28, 39), 3: (33, 45)}
 POINTS = 255  # of the opacity function, besides 0
 # Extinction is cut off where a voxel's edge is this opaque: what lies beyond cannot be seen, and the levels that it
 # would take are wanted for what is thin. Which is best depends on the volume, so it is tried.
@@ -63,12 +61,14 @@ class Baked:
         world_from_voxel: (4, 4), RAS [mm].
         kappa_max: extinction of the highest alpha [1/mm].
         name: of the renderer.
+        finer: steps from one of the CT's voxel centres to the next.
     """
 
     rgba: UInt8[Tensor, "k j i 4"] | Int32[Tensor, "k j i 4"]
     world_from_voxel: Float[Tensor, "4 4"]
     kappa_max: float
     name: str = ""
+    finer: int = 1
 
     @property
     def bits(self) -> int:
@@ -119,39 +119,35 @@ def bake(renderer: Renderer, volume: Volume, bits: int = 8, finer: int | None = 
         raise SettingError(f"A volume is baked 1, 2, 3, ... times finer than the CT, not {finer}.")
     check_bakes(renderer)
     with torch.no_grad():
-        shown = _shown(renderer, renderer.encode(volume)[0], finer)
+        field = renderer.encode(volume)[0]
+        times = _times(renderer, field, finer)
+        shown = _shown(renderer, field, times)
     if float(shown.values[3].max()) == 0:
         notify(f"{volume.source or 'The volume'}: {renderer.name} shows nothing of it, so the baked volume is empty.")
-    return _closest(shown, renderer.name, bits)
+    return replace(_closest(shown, renderer.name, bits), finer=times)
 
 
-def _shown(renderer: Renderer, field: Field, finer: int | None) -> Field:
-    """Colours within 0 and 1 and extinction, on the lattice that is baked."""
-    if field.channels != 4:
-        raise SettingError(f"{renderer.name} gives a voxel {field.channels} channels, not colour and extinction.")
-    if field.table is not None:
-        times = finest(field) if finer is None else finer
-        whole = field.table.entries.ndim == 2 and field.change is None
-        notify(_how_close(renderer.name, times, whole))
-        return classified_finely(field, times)
-    if finer not in (None, 1):
+def _times(renderer: Renderer, field: Field, finer: int | None) -> int:
+    """How many times finer than the CT is baked."""
+    if finer is None:
+        return finest(field)
+    if field.table is None and finer > 1:
         raise SettingError(
             f"{renderer.name} gives every voxel its colour, and between voxels they are interpolated, by VTK too: a "
             "volume that is finer would show the same. Leave out how much finer (--finer)."
         )
+    return finer
+
+
+def _shown(renderer: Renderer, field: Field, finer: int) -> Field:
+    """Colours within 0 and 1 and extinction, on the lattice that is baked."""
+    if field.channels != 4:
+        raise SettingError(f"{renderer.name} gives a voxel {field.channels} channels, not colour and extinction.")
+    if field.table is not None:
+        notify(how_close(renderer.name, finer, field.table.entries.ndim == 2 and field.change is None))
+        return classified_finely(field, finer)
     values = field.values.float()
     return Field(torch.cat([values[:3].clamp(0, 1), values[3:].clamp(min=0)]), field.world_from_voxel)
-
-
-def _how_close(name: str, finer: int, whole: bool) -> str:
-    """What is lost of a table, in words."""
-    low, high = MEASURED[min(finer, max(MEASURED))]
-    lattice = "the CT's own" if finer == 1 else f"{finer} times as many along each axis as the CT's"
-    return (
-        f"{name} classifies what lies between voxels, a baked volume its voxels alone, here {lattice}: steep surfaces "
-        f"show steps (pictures about {low} to {high} dB from what is drawn; finer is closer and larger, --finer)."
-        + (" Its transfer function shows all of it: give that away." if whole else "")
-    )
 
 
 def transfer_of(renderer: Renderer) -> TransferFunction:

@@ -50,11 +50,8 @@ def read_baked(path: str | Path) -> Baked:
     record_file = Path(path).with_suffix(".json")
     try:
         record = json.loads(found(record_file).read_text(encoding="utf-8"))
-        volume, kappa_max, name = (
-            record_file.with_name(record["volume"]),
-            float(record["kappa_max"]),
-            record["renderer"],
-        )
+        volume, kappa_max = record_file.with_name(record["volume"]), float(record["kappa_max"])
+        name, finer = record["renderer"], int(record.get("finer", 1))
     except (OSError, ValueError, KeyError, TypeError):
         raise PathError(f"{record_file} is no record of a baked volume, or it is damaged. Bake it again.") from None
     try:
@@ -72,7 +69,7 @@ def read_baked(path: str | Path) -> Baked:
     world[:3, 3] = image.GetOrigin()
     pixels = sitk.GetArrayFromImage(image)
     rgba = torch.from_numpy(pixels if pixels.dtype == np.uint8 else pixels.astype(np.int32))
-    return Baked(rgba, torch.from_numpy(RAS_FROM_LPS @ world), kappa_max, str(name))
+    return Baked(rgba, torch.from_numpy(RAS_FROM_LPS @ world), kappa_max, str(name), finer)
 
 
 def _header(baked: Baked) -> str:
@@ -111,6 +108,7 @@ def _record(baked: Baked, place: Path) -> dict[str, Any]:
         "what": "baked volume: red, green, blue (sRGB, not premultiplied) and extinction / kappa_max, in levels",
         "levels": 2**baked.bits - 1,
         "renderer": baked.name,
+        "finer": baked.finer,
         "volume": place.name,
         "property": place.with_suffix(".vp.json").name,
         "kappa_max": baked.kappa_max,

@@ -12,6 +12,8 @@ SLAB = 4_000_000  # voxels at a time: 64 MB for every copy of colours and extinc
 # Two pictures of a table's baked volume differ the less the finer it is. Four times finer gained no more than a texture
 # of 8 bits takes away, and a volume of 48 million voxels is 192 MB on the graphics card.
 MOST_VOXELS, FINEST = 48_000_000, 4
+# PSNR [dB] of unet-s, baked so many times finer, against its own pictures: the worst and the best case measured.
+MEASURED = {1: (21, 31), 2: (28, 39), 3: (33, 45)}
 
 
 def voxels_of(field: Field) -> Float[Tensor, "channel k j i"]:
@@ -52,6 +54,17 @@ def classified_finely(field: Field, finer: int = 1) -> Field:
         found[:, first:last] = torch.cat([colour, kappa[None]])[:, first - low : last - low]
     scale = torch.tensor([1 / finer, 1 / finer, 1 / finer, 1.0], dtype=torch.float64)
     return Field(found, field.world_from_voxel @ torch.diag(scale))
+
+
+def how_close(name: str, finer: int, whole: bool) -> str:
+    """What is lost of a table, in words."""
+    low, high = MEASURED[min(finer, max(MEASURED))]
+    lattice = "the CT's own" if finer == 1 else f"{finer} times as many along each axis as the CT's"
+    return (
+        f"{name} classifies what lies between voxels, a baked volume its voxels alone, here {lattice}: steep surfaces "
+        f"show steps (pictures about {low} to {high} dB from what is drawn; finer is closer and larger, --finer)."
+        + (" Its transfer function shows all of it: give that away." if whole else "")
+    )
 
 
 def spread(colour: Float[Tensor, "n k j i"], visible: Tensor) -> Float[Tensor, "n k j i"]:

@@ -252,7 +252,8 @@ def test_how_fine_is_chosen_by_what_there_is_room_for(volume, monkeypatch):
     assert finest(field) == 3
     learned = renderer("lookup", RendererSettings(transfer=SOFT))
     with pytest.warns(Notice, match="here 3 times as many along each axis"):
-        assert bake(learned, volume).rgba.shape == (58, 70, 82, 4)
+        baked = bake(learned, volume)
+    assert (baked.finer, baked.rgba.shape) == (3, (58, 70, 82, 4))
     monkeypatch.setattr("diffrender.dvr.classify.MOST_VOXELS", 58 * 70 * 82 - 1)
     assert finest(field) == 2
     monkeypatch.setattr("diffrender.dvr.classify.MOST_VOXELS", 100)
@@ -302,12 +303,12 @@ def test_other_ways_to_put_samples_together_are_refused():
 @pytest.mark.parametrize(("kind", "highest"), [(torch.uint8, 255), (torch.int32, 65535)])
 def test_files_hold_it_all_where_it_lies(tmp_path, kind, highest):
     rgba = torch.randint(0, highest + 1, (5, 6, 7, 4), dtype=kind, generator=torch.Generator().manual_seed(1))
-    baked = Baked(rgba, torch.from_numpy(LATTICE), 0.83, "unet-s")
+    baked = Baked(rgba, torch.from_numpy(LATTICE), 0.83, "unet-s", 3)
     files = write_baked(tmp_path / "größe 1.nrrd", baked)
     assert [file.name for file in files] == ["größe 1.nrrd", "größe 1.vp.json", "größe 1.json"]
     again = read_baked(files[0])
     assert torch.equal(again.rgba, rgba)
-    assert again.kappa_max == 0.83
+    assert (again.kappa_max, again.name, again.finer) == (0.83, "unet-s", 3)
     assert np.abs(again.world_from_voxel.numpy() - LATTICE).max() < 1e-12
     # ITK reads LPS: the voxel (3, 2, 1) lies where the lattice says, with the first two axes turned
     image = sitk.ReadImage(str(files[0]))

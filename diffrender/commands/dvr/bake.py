@@ -128,7 +128,8 @@ def _volume(
     check_writable(path.parent, volume.values.numel() * (finer or 1) ** 3 * CHANNELS * bits // 8)
     console.progress(Progress(1, 3), "Baking")
     baked = bake(renderer, volume, bits, finer)
+    finely = f" {baked.finer} times finer than the CT" if baked.finer > 1 else ""
     console.progress(Progress(2, 3), "Writing")
     files = write_baked(path, baked)
     console.progress(Progress(3, 3), "Writing")
-    return files, f"{renderer.name}, baked for volume rendering in Slicer and VTK:"
+    return files, f"{renderer.name}, baked{finely} for volume rendering in Slicer and VTK:"
