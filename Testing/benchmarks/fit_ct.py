@@ -1,4 +1,4 @@
-"""A CT registered to a radiograph of itself, taken with another beam quality and quantum noise, on three patients' CTs."""
+"""A CT registered to a radiograph of itself, of another beam quality and with quantum noise, on CTs of three patients."""
 
 import math
 import sys
