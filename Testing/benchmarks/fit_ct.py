@@ -1,4 +1,4 @@
-"""A CT registered to a radiograph of itself, of another beam quality and with quantum noise, on CTs of three patients."""
+"""A CT registered to a radiograph of itself, of another beam quality and with quantum noise, on CTs of three people."""
 
 import math
 import sys
