@@ -9,8 +9,7 @@ from diffrender.rays.field import Field
 from diffrender.rays.march_torch import changed, classified
 
 SLAB = 4_000_000  # voxels at a time: 64 MB for every copy of colours and extinction
-# Two pictures of a table's baked volume differ the less the finer it is. Four times finer gained no more than a texture
-# of 8 bits takes away, and a volume of 48 million voxels is 192 MB on the graphics card.
+# The finer, the closer, and the larger: 48 million voxels are 192 MB on a graphics card.
 MOST_VOXELS, FINEST = 48_000_000, 4
 # PSNR [dB] of unet-s, baked so many times finer, against its own pictures: the worst and the best case measured.
 MEASURED = {1: (21, 31), 2: (28, 39), 3: (33, 45)}
