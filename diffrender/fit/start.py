@@ -135,7 +135,8 @@ def start_at_isocentre(
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = _turned(*POSITIONS[position])
     pose[:3, 3] = aim - pose[:3, :3] @ middle
-    return Start(pose, sentence=f"The model's middle at the isocentre, the patient lying {position}.")
+    guess = " (on the beam, nearest to the world's origin)" if isocentre is None and len(views) == 1 else ""
+    return Start(pose, sentence=f"The model's middle at the isocentre{guess}, the patient lying {position}.")
 
 
 def read_start(path: str | Path) -> Start:
