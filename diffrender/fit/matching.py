@@ -166,7 +166,7 @@ def _found(
     patches = _windows(predicted, at, patch)
     patches = patches - patches.mean((1, 2), keepdim=True)
     searched = _windows(target, at, [p + r for p, r in zip(patch, reach, strict=True)])
-    products = F.conv2d(searched[None], patches[:, None], groups=len(at))[0]
+    products = F.conv2d(searched[None].float(), patches[:, None].float(), groups=len(at))[0].to(searched)
     ones = torch.ones(1, 1, *patches.shape[1:], dtype=searched.dtype)
     count = ones.numel()
     total, squares = (F.conv2d(one[:, None], ones)[:, 0] for one in (searched, searched.square()))
