@@ -83,7 +83,7 @@ def test_two_views_find_shape_and_pose(model, truth):
     assert before > 8
     assert off(fit, mesh) < 2.5  # pixels are 4.3 mm at the patient
     assert fit.outcome in ("converged", "step limit")
-    assert len(fit.history) > 3
+    assert len(fit.history) > 1
     assert len(fit.frames) == 2
     assert fit.frames[0].outline.shape == (3, *fit.frames[0].shown.shape)
 
