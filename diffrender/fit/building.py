@@ -123,7 +123,7 @@ def mean_and_modes(
     shapes = training.of(subjects)
     mean, part = shapes.mean(0), training.part
     # A mirror image is no second person: it brings no further degree of freedom of the mean to be paid for.
-    deviations = (shapes - mean) / np.sqrt(len(shapes) * (1 - 1 / len(subjects)))
+    deviations = (shapes - mean) / np.sqrt(len(shapes) * (1 - 1 / max(len(subjects), 2)))
     if vertices is not None:
         deviations, part = deviations[:, vertices], part[vertices]
     single = np.float32  # a hundred million entries of the covariance are made; their sums need no more

@@ -82,7 +82,7 @@ def modes_of(covariance: Covariance, most: int) -> Float[np.ndarray, "m v 3"]:
     modes = vectors[:, kept].T @ flat
     # An eigenvector has no sign of its own: the largest entry is made positive, so that a model is the same everywhere.
     largest = modes[np.arange(len(modes)), np.abs(modes).argmax(1)]
-    return (modes * np.sign(largest)[:, None]).reshape(len(modes), -1, 3)
+    return (modes * np.sign(largest)[:, None]).reshape(len(modes), modes.shape[1] // 3, 3)
 
 
 def spread_out(count: int, most: int) -> Int64[np.ndarray, "s"]:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffrender.commands.console import Debug, Json, Stopped, current, example
+from diffrender.commands.fit.people import check_people, people_of
 from diffrender.commands.target import check_given, check_outputs, check_writable, target_of
 from diffrender.errors import SettingError, notify
 from diffrender.jobs import Progress
@@ -31,13 +33,24 @@ def model(
     atlas: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FOLDER|F.npz",
+            metavar="FOLDER|F.npz|CT...",
             help="LeftHip10_cpd.vtk, RightHip10_cpd.vtk, Sacrum10_cpd.vtk, ... in a folder or below it; or an .npz "
-            "with ids, left_hip_points, left_hip_faces, ... LPS [mm].",
+            "with ids, left_hip_points, left_hip_faces, ... LPS [mm]. Or, with --segmentations, CTs.",
         ),
     ] = None,
     sample: Annotated[
         str | None, typer.Option(metavar="NAME", help="A sample instead, fetched if it is not here: pelvis-atlas.")
+    ] = None,
+    segmentations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="F",
+            help="Of each CT, in their order: labels such as hip_left, hip_right, sacrum. The parametric pelvis is "
+            "warped to each (half a minute a CT).",
+        ),
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="F", help="What the labels are: CSV, JSON, or totalsegmentator-v1 or -v2.")
     ] = None,
     exclude: Annotated[
         list[str] | None,
@@ -63,17 +76,25 @@ def model(
 ) -> None:
     """Build a statistical shape model of the pelvis: repair, alignment, modes, 14 landmarks.
 
+    From an atlas of surfaces in correspondence, or from CTs with segmentations.
+
     By default mirror images train too, far correlations are doubted and smooth changes are added, as leave-one-out
     errors advise. Says how compact the model is and how much of the surfaces was repaired.
     """
     console = current()
-    path, excluded = _typed(atlas or [], exclude or [])
+    cts = list(atlas or []) if segmentations else []
+    if segmentations:
+        check_people(cts, segmentations, exclude or [], sample)
+    elif names is not None:
+        raise SettingError("--names names the labels of --segmentations, and none are given.")
+    path, excluded = (None, []) if segmentations else _typed(atlas or [], exclude or [])
     check_given({"FOLDER|F.npz": path, "--sample": sample, "--out": out})
-    if (path is None) == (sample is None):
+    if not segmentations and (path is None) == (sample is None):
         raise SettingError("Say what to build from: a folder, an .npz, or --sample pelvis-atlas; one of them.")
     target = target_of(out, "pelvis", "pelvis", SUFFIXES)
     file = target.file()
-    check_outputs([file, target.provenance], [path] if path else [])
+    given = [*cts, *(segmentations or []), *([path] if path else [])]
+    check_outputs([file, target.provenance], given)
 
     from diffrender.fit.building import ModelSettings, model_of
     from diffrender.fit.model_files import save_shape_model
@@ -87,17 +108,23 @@ def model(
     settings = settings if not plain else _without_smooth(settings)
     check_writable(target.folder, NEED)
     with console.listening(), together():
-        source = path if path is not None else str(_fetched(str(sample), yes))
-        console.progress(Progress(0, 4), f"Reading {source}")
-        subjects, about = _read(source, excluded)
+        if segmentations:
+            turn = partial(_turn, what="Warping the pelvis to each")
+            bodies, about = people_of(cts, segmentations, names, turn)
+        else:
+            source = path if path is not None else str(_fetched(str(sample), yes))
+            given = [source]
+            console.progress(Progress(0, 4), f"Reading {source}")
+            subjects, about = _read(source, excluded)
+            bodies = [subject.meshes for subject in subjects]
         console.progress(Progress(1, 4), "Repairing and aligning")
-        training = prepare([subject.meshes for subject in subjects], settings.mirror)
+        training = prepare(bodies, settings.mirror)
         console.progress(Progress(2, 4), "Modes")
         built = model_of(training, settings, about, lambda done, total: _turn(done, total, "Leaving out in turns"))
-        errors = _left_out(training, settings, [subject.id for subject in subjects]) if leave_one_out else []
+        errors = _left_out(training, settings, about["ids"]) if leave_one_out else []
         save_shape_model(built, file)
         record = {**built.about, "modes": len(built.modes)}
-        files = [file, write_provenance(file, console.command, record, [source])]
+        files = [file, write_provenance(file, console.command, record, given)]
     data = {"files": files, "about": built.about, "compactness": _compactness(built), "left_out": errors}
     console.result(data, "\n".join([*_text(built, errors), *(f"  {one}" for one in files)]))
 
@@ -164,7 +191,7 @@ def _read(source: str, excluded: Sequence[int]) -> "tuple[list[Subject], dict[st
     return subjects, about
 
 
-def _left_out(training: "Training", settings: "ModelSettings", ids: Sequence[int]) -> list[dict[str, Any]]:
+def _left_out(training: "Training", settings: "ModelSettings", ids: Sequence[Any]) -> list[dict[str, Any]]:
     from diffrender.fit.quality import generalisation
 
     person = [ids.index(one) for one in SAME_PERSON if one in ids]
@@ -198,6 +225,10 @@ def _text(built: "ShapeModel", errors: Sequence[dict[str, Any]]) -> list[str]:
         f"{built!r} from {about['subjects']} subjects",
         *(f"{key}: {about[key]}" for key in ("licence", "citation", "note") if key in about),
         f"left out in turns, the modes come to within {about['left-out mean point error [mm]']:.2f} mm of the points",
+        *(
+            f"{part}: the warped surface lies {far:.1f} mm off, on average"
+            for part, far in about.get("correspondence error [mm]", {}).items()
+        ),
         "",
         "modes  share of the variance",
         *(f"{n:5}  {100 * share:5.1f} %" for n, share in _compactness(built).items()),
