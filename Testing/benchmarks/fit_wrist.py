@@ -40,7 +40,8 @@ SETTINGS = replace(CT_SETTINGS, similarity="gradient-correlation", blur=15.0, si
 STARTS, OFF = 10, (5.0, 5.0)  # mm, degrees
 NOTE = (
     f"Frame {FRAME} of each view. Starts lie evenly within {OFF[0]:g} mm and {OFF[1]:g} degrees per axis of a pose "
-    "chosen by eye; no true pose comes with the data, so this is how well the end is determined, not how right it is."
+    "chosen by eye; no true pose comes with the data, so this is how well the end is determined, not how right it is. "
+    "A search through all orientations does not find this pose by itself yet."
 )
 SHEET = REPOSITORY / "build" / "fit-wrist.png"  # pictures of a data set that is not ours: never in the repository
 
