@@ -344,8 +344,13 @@ def _outcome(states: list[_State], count: int, settings: FitSettings) -> tuple[s
     allowed = settings.depth * 2 if 0 < settings.depth < math.inf else settings.start_translation
     if allowed and math.isfinite(settings.depth) and abs(moved) > allowed:
         return "depth limit", (
-            f"The depth moved by {abs(moved):.0f} mm, beyond what the start allows ({allowed:.0f} mm). Depth in one "
-            "view is hardly seen: check the start's depth (table height, isocentre), or add a second view."
+            f"The depth moved by {abs(moved):.0f} mm, beyond what the start allows ({allowed:.0f} mm). "
+            + (
+                "Depth in one view is hardly seen: check the start's depth (table height, isocentre), or add a second "
+                "view."
+                if len(best.problem.evidence) == 1
+                else "Check the start's depth, and whether the views' geometry is that of one moment."
+            )
         )
     if best.solution.outcome == "step limit":
         return "step limit", (
