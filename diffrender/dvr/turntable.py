@@ -138,8 +138,13 @@ def _mp4() -> Callable[[list[Frame]], bytes]:
         with tempfile.TemporaryDirectory(prefix="diffrender-") as folder:
             film = Path(folder, "film.mp4")
             even = (height // 2 * 2, width // 2 * 2)  # H.264 halves the resolution of colours
+            rate = len(frames) / SECONDS
             writing = imageio_ffmpeg.write_frames(
-                str(film), even[::-1], fps=len(frames) / SECONDS, macro_block_size=2, quality=8
+                str(film),
+                even[::-1],
+                fps=rate,  # pyright: ignore[reportArgumentType] # a fraction goes to ffmpeg as it is
+                macro_block_size=2,
+                quality=8,
             )
             writing.send(None)
             for frame in frames:

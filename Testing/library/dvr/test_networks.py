@@ -200,7 +200,7 @@ def test_weights_in_another_renderer_draw_the_same(name: str):
     other = renderer(name, dataclasses.replace(settings, seed=9))
     made.eval(), other.eval()
     before, eye = draw(made, body(), camera()), camera()
-    assert (draw(other, body(), eye) - before).abs().max() > 1e-3
+    assert (draw(other, body(), eye) - before).abs().max() > 1e-4  # unet-s begins with small changes of its table
     other.load_state_dict(made.state_dict())
     assert torch.equal(draw(other, body(), eye), before)
 
