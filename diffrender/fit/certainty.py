@@ -20,7 +20,7 @@ def certainty_of(problem: Problem, x: Float[Tensor, "n"], hessian: Float[Tensor,
     """
     covariance = torch.zeros(len(x), len(x), dtype=torch.float64)
     held = problem.free.nonzero()[:, 0]
-    covariance[held[:, None], held] = torch.linalg.inv(hessian)
+    covariance[held[:, None], held] = torch.linalg.inv(_shared(problem, hessian))
     place = covariance[:3, :3]
     axis = first.direction
     across = first.world_from_camera[:3, :2]
@@ -41,6 +41,13 @@ def certainty_of(problem: Problem, x: Float[Tensor, "n"], hessian: Float[Tensor,
             for name, landmark in problem.scene.model.landmarks_at.items()
         },
     )
+
+
+def _shared(problem: Problem, hessian: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
+    """The precision that is stated: what the model lacks of a shape is in every view alike, so that several views find
+    pose and shape but do not average that error away. They count together as one."""
+    prior = problem.precision[problem.free][:, problem.free]
+    return prior + (hessian - prior) / len(problem.evidence)
 
 
 def _deviation(rates: Tensor, covariance: Tensor, lacking: Tensor | None) -> Float[Tensor, "v 3"]:
