@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -214,10 +213,8 @@ class _Problem:
     def _shadowed(self, view: _View) -> _View:
         """The view with no weight where the CT casts no shadow: what lies there is not of the CT."""
         drawn = self._drawn(view, self.end.xi, False)[0]
-        there = (drawn > SHADOW * drawn.amax().clamp(min=1e-12)).to(drawn)
-        rows, columns = (max(1, round(AROUND / step)) for step in view.frame.camera.pixel_size)
-        near = F.max_pool2d(there[None, None], (2 * rows + 1, 2 * columns + 1), 1, (rows, columns))[0, 0]
-        return _View(replace(view.frame, weights=view.frame.weights * near), view.attenuation)
+        there = drawn > SHADOW * drawn.amax().clamp(min=1e-12)
+        return _View(view.frame.near(there, AROUND), view.attenuation)
 
     def _information(self) -> float:
         """What a squared residual of 1 is worth: independent pixels over the squared residual that is there.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from diffrender.camera import Camera
@@ -44,6 +44,14 @@ class Frame:
     def inverted(self) -> "Frame":
         """The frame with bone dark: for one whose file tells its kind wrongly."""
         return replace(self, image=-self.image)
+
+    def near(self, there: Bool[Tensor, "h w"], reach: float) -> "Frame":
+        """The frame with no weight farther than `reach` [mm on the image plane] from where `there` is: what lies there
+        is not of the body that is fitted."""
+        rows, columns = (max(1, round(reach / step)) for step in self.camera.pixel_size)
+        shadow = there.to(self.weights)[None, None]
+        around = F.max_pool2d(shadow, (2 * rows + 1, 2 * columns + 1), 1, (rows, columns))[0, 0]
+        return replace(self, weights=self.weights * around)
 
     def high_passed(self, images: Float[Tensor, "*n h w"]) -> Float[Tensor, "*n h w"]:
         """Images less their weighted local mean; linear, so a derivative is filtered as the image is."""

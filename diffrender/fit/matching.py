@@ -94,14 +94,6 @@ def matched(
     return x
 
 
-def likeness_of_matches(scene: Scene, x: Float[Tensor, "n"], frames: Sequence[Frame], seed: int = 0) -> float:
-    """Mean correlation of the places found in the first round: low where the frames are inverted."""
-    random = torch.Generator().manual_seed(seed)
-    found = [matches_in(scene, x, view, frame, ROUNDS[0], random).alike for view, frame in enumerate(frames)]
-    together = torch.cat(found)
-    return float(together.mean()) if len(together) else 0.0
-
-
 def _step(
     scene: Scene,
     x: Tensor,

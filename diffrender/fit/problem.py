@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -83,10 +82,7 @@ def problem_at(
 
 def nearby(frame: Frame, shells: Float[Tensor, "layer h w"]) -> Frame:
     """The frame with no weight far from the model's shadow: femurs and spine are not in the model."""
-    there = (shells.amax(0) > 0).to(frame.weights)
-    rows, columns = (max(1, round(AROUND / step)) for step in frame.camera.pixel_size)
-    near = F.max_pool2d(there[None, None], (2 * rows + 1, 2 * columns + 1), 1, (rows, columns))[0, 0]
-    return replace(frame, weights=frame.weights * near)
+    return frame.near(shells.amax(0) > 0, AROUND)
 
 
 def prior_of(scene: Scene, first: Camera, settings: FitSettings) -> Float[Tensor, "n n"]:

@@ -130,12 +130,11 @@ def _near(
     states: list[_State], levels: list[list[Frame]], settings: FitSettings
 ) -> tuple[list[_State], list[list[Frame]]]:
     """From where the model's contours were found in the frames, and the frames that go on, bone bright."""
-    found = _matched(states, levels, settings)
-    told = _likeness(found[0], levels, settings)
+    found, told = _matched(states, levels, settings)
     if told < POOR:
         turned = [[frame.inverted() for frame in level] for level in levels]
-        others = _matched(states, turned, settings)
-        if _likeness(others[0], turned, settings) > told + INVERTED:
+        others, otherwise = _matched(states, turned, settings)
+        if otherwise > told + INVERTED:
             notify(
                 "The frames fit with bright and dark exchanged, and hardly as their files say: they are taken as "
                 "inverted (bone dark where bone was stated bright, or the other way round)."
@@ -146,17 +145,15 @@ def _near(
     return found, [level for level in levels if max(level[0].camera.image_size) >= COARSE] or levels[-1:]
 
 
-def _matched(states: list[_State], levels: list[list[Frame]], settings: FitSettings) -> list[_State]:
-    """Each start moved to where the contours were found, the most alike first."""
+def _matched(states: list[_State], levels: list[list[Frame]], settings: FitSettings) -> tuple[list[_State], float]:
+    """Each start moved to where the contours were found, the most alike first, and how alike that is."""
     found = []
     for state in states:
         precision, free = prior_of(state.scene, levels[0][0].camera, settings), free_of(state.scene, settings)
-        found.append(_State(state.scene, matched(state.scene, state.x, levels, precision, free, settings.seed)))
-    return sorted(found, key=lambda state: -_likeness(state, levels, settings))
-
-
-def _likeness(state: _State, levels: list[list[Frame]], settings: FitSettings) -> float:
-    return likeness(state.scene, levels[-1], state.x, settings.similarity)
+        x = matched(state.scene, state.x, levels, precision, free, settings.seed)
+        found.append((likeness(state.scene, levels[-1], x, settings.similarity), _State(state.scene, x)))
+    found.sort(key=lambda one: -one[0])
+    return [state for _, state in found], found[0][0]
 
 
 def _trust(level: int, turn: int, levels: int) -> float:
