@@ -81,6 +81,23 @@ def test_contours_lie_as_far_off_as_the_body_was_moved(model, camera):
     assert float(got) == pytest.approx(expected, abs=2.0)  # half a pixel of 3.3 mm, and the body's depth
 
 
+def test_normals_on_the_image_are_those_of_the_body(model, camera):
+    """A vertex that steps along its normal steps along the normal on the image: rows and columns are told apart."""
+    from diffrender.fit.scene import vertex_normals
+
+    scene = scene_at(model, camera)
+    radiograph, _ = frame_with(scene, camera, torch.zeros(6).double())
+    frame = frame_of(radiograph, 100, SETTINGS)
+    x = torch.zeros(scene.size, dtype=torch.float64)
+    found = matches_in(scene, x, 0, frame, ROUNDS[0], torch.Generator().manual_seed(1))
+    vertices = scene.mesh(x).vertices.double()
+    outward = vertex_normals(vertices, scene.model.faces)[found.vertices]
+    here, there = (frame.camera.project(vertices[found.vertices] + step * outward) for step in (0.0, 0.5))
+    moved = (there - here) * torch.tensor(frame.camera.pixel_size).double()
+    cosine = (torch.nn.functional.normalize(moved, dim=1) * found.normals).sum(1)
+    assert cosine.min() > 0.95  # the beam is not quite along the camera's axis
+
+
 def test_rates_on_the_image_are_those_of_finite_differences(model, camera):
     from diffrender.fit.matching import _image_rates
 
