@@ -21,7 +21,7 @@ LAYERS = (
     ("volume", "camera", "mesh", "pose", "jobs"),
     ("rays", "physics"),
     ("xray", "display", "views", "phantom"),
-    ("io", "provenance", "samples"),
+    ("io", "provenance", "samples", "learning"),
     ("dvr", "synth", "fit"),
     ("mrml", "demo"),
     ("commands",),

@@ -10,9 +10,10 @@ import torch
 from diffrender.dvr.learner import Learner
 from diffrender.dvr.renderer import Renderer
 from diffrender.dvr.renderers import renderer as renderer_of
-from diffrender.dvr.room import Need, free_memory, gigabytes, needed, size_of
+from diffrender.dvr.room import Need, needed, size_of
 from diffrender.dvr.settings import Augmentation, TrainSettings, device_of
 from diffrender.dvr.targets import Target
+from diffrender.learning import free_memory, gigabytes
 from diffrender.views import eye
 from diffrender.volume import Volume
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffrender.dvr.learner import drawn
 from diffrender.dvr.settings import TrainSettings
 from diffrender.dvr.targets import Target
 from diffrender.errors import ImageError, SettingError, notify
+from diffrender.learning import drawn
 from diffrender.rays.field import check_finite
 from diffrender.volume import Volume
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from diffrender.dvr.cases import Case, HeldOut, difference, epoch, trained_views
 from diffrender.dvr.learner import Learner
 from diffrender.dvr.renderer import Renderer
-from diffrender.dvr.room import check_room, free_memory, is_out_of_memory, room_for
+from diffrender.dvr.room import check_room, room_for
 from diffrender.dvr.score import Score
 from diffrender.dvr.settings import Augmentation, TrainSettings, device_of
 from diffrender.dvr.targets import Target
 from diffrender.errors import MemoryNeedError, PathError, notify
 from diffrender.jobs import Checkpoint, Progress
+from diffrender.learning import free_memory, is_out_of_memory
 from diffrender.volume import Volume
 
 FORMAT = 1

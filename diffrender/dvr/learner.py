@@ -1,9 +1,7 @@
 """One step of a training: encode once, look through each view, go back; with what has to be kept for a resume."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from diffrender.dvr.renderer import SLOTS, Grid, Renderer, field_of
 from diffrender.dvr.settings import Augmentation, TrainSettings
 from diffrender.dvr.targets import Target
 from diffrender.errors import SettingError
+from diffrender.learning import drawn, reproducible, seeded
 from diffrender.rays.field import Field, MarchSettings
 from diffrender.volume import Volume
 
@@ -189,41 +188,6 @@ def checkpoint_encoder(renderer: Renderer, wanted: bool) -> None:
     for module in renderer.modules():
         if hasattr(module, "checkpointing"):
             vars(module)["checkpointing"] = wanted
-
-
-def drawn(seed: int, *what: int | str) -> torch.Generator:
-    """A generator for one purpose of one step: so a resume needs no random state, and no draw disturbs another."""
-    digest = hashlib.sha256("/".join(map(str, (seed, *what))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-@contextmanager
-def seeded(seed: int, number: int, device: torch.device) -> Iterator[None]:
-    """Layers that draw for themselves, as dropout does, draw by the step's number; torch's state stays as it was."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        start = drawn(seed, "layers", number).initial_seed()
-        torch.default_generator.manual_seed(start)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(start)
-        yield
-
-
-@contextmanager
-def reproducible(device: torch.device) -> Iterator[None]:
-    """On a CPU sums have a fixed order: scattering into a table is a race between threads otherwise."""
-    if device.type != "cpu":
-        yield
-        return
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time and changes nothing that is read
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def _scaler(half: bool) -> Any:

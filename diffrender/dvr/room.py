@@ -13,7 +13,7 @@ from diffrender.dvr.renderer import SLOTS, Renderer, field_of
 from diffrender.dvr.renderers import renderer as renderer_of
 from diffrender.dvr.settings import TrainSettings
 from diffrender.errors import MemoryNeedError
-from diffrender.io.files import available_memory
+from diffrender.learning import gigabytes
 from diffrender.rays.field import MarchSettings
 from diffrender.views import eye
 from diffrender.volume import Volume
@@ -25,7 +25,6 @@ RECOMPUTED = 0.35  # of it where it is computed again: the largest layer's is ke
 GUESSED = 400.0  # bytes a voxel, and a pixel, where they cannot be counted
 OVERHEAD = 200e6  # bytes, of the march and everything else
 SMALLEST_SIDE = 16  # voxels; below it nothing is offered
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 Shape = tuple[int, int, int]
 
@@ -107,21 +106,6 @@ def room_for(settings: TrainSettings, volume: Volume, image_size: tuple[int, int
     if low == 0 or min(shape) < min(SMALLEST_SIDE, *volume.shape):
         return "No smaller volume would fit either."
     return f"A volume of {size_of(shape)} voxels would fit."
-
-
-def free_memory(device: torch.device) -> float:
-    """That can still be taken [bytes]."""
-    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_memory()
-
-
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether this is torch's, or Python's, way of saying that memory is full."""
-    return isinstance(problem, MemoryError) or any(words in str(problem).lower() for words in OUT_OF_MEMORY)
-
-
-def gigabytes(size: float) -> str:
-    """For people."""
-    return f"{size / 2**30:.2g} GiB" if size < 10 * 2**30 else f"{size / 2**30:.0f} GiB"
 
 
 def size_of(shape: Shape) -> str:

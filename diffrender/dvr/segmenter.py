@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from diffrender import __version__
 from diffrender.dvr.classify import voxels_of
 from diffrender.dvr.features import NAMES, local_features
-from diffrender.dvr.model import FORMAT, fill, opened, packed, settings_from, settings_record
+from diffrender.dvr.model import FORMAT, settings_from, settings_record
 from diffrender.dvr.renderer import Renderer
 from diffrender.dvr.renderers import renderer as renderer_of
 from diffrender.errors import InputError, PathError, SettingError
+from diffrender.io.tensor_files import fill, opened, packed
 from diffrender.io.whole import write_whole
 from diffrender.volume import Volume
 

@@ -8,10 +8,10 @@ import torch
 from trainings import SHOWN, cameras, case, lump
 
 from diffrender.dvr.augment import augmented, cropped, moved_camera, patch_of, patch_share, turned
-from diffrender.dvr.learner import drawn
 from diffrender.dvr.settings import OF_SEVERAL, Augmentation
 from diffrender.dvr.view import field_through
 from diffrender.errors import SettingError
+from diffrender.learning import drawn
 from diffrender.pose import motion
 from diffrender.rays.march import march
 

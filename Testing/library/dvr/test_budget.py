@@ -10,9 +10,10 @@ from trainings import brief, case, drawing, lump
 from diffrender.dvr.budget import estimate
 from diffrender.dvr.renderer import field_of
 from diffrender.dvr.renderers import RENDERERS, count_parameters, renderer
-from diffrender.dvr.room import check_room, is_out_of_memory, needed, room_for
+from diffrender.dvr.room import check_room, needed, room_for
 from diffrender.dvr.training import train_on
 from diffrender.errors import MemoryNeedError, Notice
+from diffrender.learning import is_out_of_memory
 
 
 @pytest.mark.parametrize("name", list(RENDERERS))
