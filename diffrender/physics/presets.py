@@ -1,0 +1,88 @@
+"""Examinations as they are taken: the view by its name in `diffrender.views`, tube and detector, how it is shown.
+
+Voltages, distances and grids are those in common use; doses are air kerma of the open beam at the detector, set so that
+behind the patient about 2 to 3 uGy are left, of fluoroscopy some 0.05 a frame.
+"""
+
+from dataclasses import dataclass
+
+from diffrender.errors import SettingError
+from diffrender.physics.presentation import Presentation
+from diffrender.physics.settings import Detector, Grid, Heel, Physics, Scatter
+
+_CHEST = Presentation(percentiles=(1.0, 99.0), contrast=(1.4, 1.4, 1.2, 1.0), evened=0.35)
+_BEDSIDE = Presentation(percentiles=(1.0, 99.0), contrast=(1.4, 1.5, 1.3, 1.1), evened=0.35)
+_BONE = Presentation(percentiles=(2.0, 99.5), contrast=(1.5, 1.5, 1.3, 1.1), evened=0.4)
+_SCREEN = Presentation(percentiles=(1.0, 99.5), contrast=(1.2, 1.3, 1.2, 1.0), evened=0.3)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What belongs together: `view` names one of `diffrender.views.PRESETS`."""
+
+    view: str
+    physics: Physics
+    presentation: Presentation
+    what: str
+
+
+def _bucky(kvp: float, dose: float, aluminium: float = 3.0, copper: float = 0.0, towards: str = "top") -> Physics:
+    return Physics(
+        kvp=kvp,
+        aluminium=aluminium,
+        copper=copper,
+        dose=dose,
+        grid=Grid(12.0),
+        focal_spot=1.0,
+        heel=Heel(towards=towards),
+    )
+
+
+_PELVIS = _bucky(77.0, 600.0)
+_FLUOROSCOPY = Physics(
+    kvp=75.0,
+    aluminium=3.5,
+    copper=0.1,
+    dose=15.0,
+    grid=Grid(8.0),
+    focal_spot=0.6,
+    detector=Detector(half_modulation=1.2, pitch=0.2),
+    electronic_noise=1000.0,
+)
+
+EXAMINATIONS: dict[str, Examination] = {
+    "chest-pa": Examination("chest-pa", _bucky(120.0, 60.0), _CHEST, "standing, 180 cm, 120 kVp, grid 12:1"),
+    "chest-lateral": Examination("chest-lateral", _bucky(120.0, 200.0), _CHEST, "standing, 180 cm, 120 kVp, grid 12:1"),
+    "chest-ap-bedside": Examination(
+        "chest-ap-bedside",
+        Physics(kvp=85.0, aluminium=3.0, dose=60.0, scatter=Scatter(), focal_spot=1.2, heel=Heel(towards="top")),
+        _BEDSIDE,
+        "lying, 100 cm, 85 kVp, no grid",
+    ),
+    "pelvis-ap": Examination("pelvis-ap", _PELVIS, _BONE, "lying, 115 cm, 77 kVp, grid 12:1"),
+    "pelvis-inlet": Examination("pelvis-inlet", _PELVIS, _BONE, "as pelvis-ap"),
+    "pelvis-outlet": Examination("pelvis-outlet", _PELVIS, _BONE, "as pelvis-ap"),
+    "pelvis-lateral": Examination("pelvis-lateral", _bucky(90.0, 3000.0), _BONE, "lying, 115 cm, 90 kVp, grid 12:1"),
+    "spine-lateral": Examination("spine-lateral", _bucky(90.0, 2000.0), _BONE, "lying, 115 cm, 90 kVp, grid 12:1"),
+    "hip-left": Examination("hip-left", _PELVIS, _BONE, "as pelvis-ap"),
+    "hip-right": Examination("hip-right", _PELVIS, _BONE, "as pelvis-ap"),
+    "c-arm": Examination("c-arm", _FLUOROSCOPY, _SCREEN, "fluoroscopy, 100 cm, 75 kVp, grid 8:1"),
+    "frontal": Examination("frontal", _FLUOROSCOPY, _SCREEN, "fluoroscopy, 102 cm, 75 kVp, grid 8:1"),
+}
+
+
+def examination(name: str) -> Examination:
+    """What belongs to a named view. Raises: SettingError, naming those there are."""
+    if name not in EXAMINATIONS:
+        raise SettingError(f"{name!r} is no examination; there are {', '.join(EXAMINATIONS)}.")
+    return EXAMINATIONS[name]
+
+
+def physics_preset(name: str) -> Physics:
+    """Tube, dose, grid and detector of an examination, named as its view. Raises: SettingError."""
+    return examination(name).physics
+
+
+def presentation_preset(name: str) -> Presentation:
+    """How an examination is shown, named as its view. Raises: SettingError."""
+    return examination(name).presentation
