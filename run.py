@@ -28,7 +28,7 @@ import sys
 ROOT = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENT = os.path.join(ROOT, ".venv")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
-EXTRAS = ("fast", "learn", "search", "test")
+EXTRAS = ("fast", "learn", "search", "cluster", "test")
 SUITABLE = ((3, 11), (3, 12), (3, 10))  # in the order of preference: constraints.txt was tried on the first
 OLDEST_TORCH = (2, 2)
 OLDEST_PIP = (24, 1)  # from here on pip finds out what it would install without downloading all of it

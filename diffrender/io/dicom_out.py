@@ -4,7 +4,7 @@ import json
 import math
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, BinaryIO
 
@@ -24,7 +24,8 @@ from diffrender.camera import Camera, letters
 from diffrender.xray import Radiograph
 
 DERIVATION = (
-    "Digitally reconstructed radiograph computed from CT by DiffRender; research use only, not for clinical use"
+    "Synthetic image: digitally reconstructed radiograph computed from CT by DiffRender; research use only, not for "
+    "clinical use"
 )
 PRIVATE_CREATOR = "DIFFRENDER"
 PRIVATE_GROUP = 0x0029
@@ -55,7 +56,25 @@ def write_dicom(
     file: BinaryIO,
     anonymous: bool = False,
 ) -> None:
-    """Write `values` (value = grey * slope + intercept) and what is known of them into an open file.
+    """Write the DICOM image of `dicom_image` into an open file."""
+    buffer = BytesIO()  # where a disk is full, pydicom wraps that into an error of its own
+    with warnings.catch_warnings():
+        # A CT's own attributes may break the standard's rules; pydicom's warnings quote them, and so the patient.
+        warnings.filterwarnings("ignore", module="pydicom")
+        dataset = dicom_image(radiograph, values, slope, intercept, anonymous)
+        dataset.save_as(buffer, enforce_file_format=True)
+    file.write(buffer.getvalue())
+
+
+def dicom_image(
+    radiograph: Radiograph,
+    values: UInt16[np.ndarray, "h w"],
+    slope: float,
+    intercept: float,
+    anonymous: bool = False,
+    uid_of: Callable[[str], str] | None = None,
+) -> Dataset:
+    """`values` (value = grey * slope + intercept) and what is known of them, as a DX image for processing.
 
     The radiograph's header {keyword: value} is that of the CT: patient and study are copied, FrameOfReferenceUID and
     PositionReferenceIndicator too, and where it holds SeriesInstanceUID and `SOPInstanceUIDs` (a list, one a slice) the
@@ -65,16 +84,17 @@ def write_dicom(
 
     A DX image's rescale is 1 and 0 by the standard, so the values stand in its Real World Value Mapping. Image position
     and orientation have no place in it either: the exact camera is JSON in the private block "DIFFRENDER".
+    `uid_of` gives the UIDs that are new, by their keyword, where they should not be random.
     Source: DICOM PS3.3 A.26 (Digital X-Ray Image IOD), C.8.11.
     """
     header = {} if anonymous else dict(radiograph.header or {})
+    uid_of = uid_of or (lambda keyword: _new_uid(keyword, radiograph))
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
     with warnings.catch_warnings():
-        # A CT's own attributes may break the standard's rules; pydicom's warnings quote them, and so the patient.
-        warnings.filterwarnings("ignore", module="pydicom")
-        _identify(dataset)
-        _patient_and_study(dataset, radiograph, header, anonymous)
+        warnings.filterwarnings("ignore", module="pydicom")  # see `write_dicom`
+        _identify(dataset, uid_of)
+        _patient_and_study(dataset, header, anonymous, uid_of)
         _source(dataset, header, radiograph.header or {})
         _image(dataset, radiograph, values)
         _values(dataset, radiograph.kind, slope, intercept)
@@ -82,9 +102,7 @@ def write_dicom(
         _private(dataset, radiograph, slope, intercept)
         dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        buffer = BytesIO()  # where a disk is full, pydicom wraps that into an error of its own
-        dataset.save_as(buffer, enforce_file_format=True)
-    file.write(buffer.getvalue())
+    return dataset
 
 
 def c_arm_angles(camera: Camera) -> tuple[float, float]:
@@ -106,10 +124,10 @@ def view_position(camera: Camera) -> str | None:
     return {"P": "AP", "A": "PA", "L": "LL", "R": "RL"}.get(letters(camera.direction.tolist()))
 
 
-def _identify(dataset: Dataset) -> None:
+def _identify(dataset: Dataset, uid_of: Callable[[str], str]) -> None:
     dataset.SOPClassUID = DigitalXRayImageStorageForProcessing
-    dataset.SOPInstanceUID = generate_uid()
-    dataset.SeriesInstanceUID = generate_uid()
+    dataset.SOPInstanceUID = uid_of("SOPInstanceUID")
+    dataset.SeriesInstanceUID = uid_of("SeriesInstanceUID")
     dataset.Modality = "DX"
     dataset.PresentationIntentType = "FOR PROCESSING"
     dataset.SeriesDescription = "DRR (research use only)"
@@ -120,14 +138,16 @@ def _identify(dataset: Dataset) -> None:
     dataset.AcquisitionContextSequence = Sequence()
 
 
-def _patient_and_study(dataset: Dataset, radiograph: Radiograph, header: Mapping[str, Any], anonymous: bool) -> None:
+def _patient_and_study(
+    dataset: Dataset, header: Mapping[str, Any], anonymous: bool, uid_of: Callable[[str], str]
+) -> None:
     for keyword in (*PATIENT, *STUDY):
         value = header.get(keyword)
         if value not in (None, "") or keyword in EMPTY_IF_UNKNOWN:
             setattr(dataset, keyword, "" if value is None else _values_of(value))
     if not dataset.get("StudyInstanceUID"):
-        dataset.StudyInstanceUID = _new_uid("StudyInstanceUID", radiograph)
-    dataset.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or _new_uid("FrameOfReferenceUID", radiograph)
+        dataset.StudyInstanceUID = uid_of("StudyInstanceUID")
+    dataset.FrameOfReferenceUID = header.get("FrameOfReferenceUID") or uid_of("FrameOfReferenceUID")
     dataset.PositionReferenceIndicator = header.get("PositionReferenceIndicator") or ""
     if anonymous:
         dataset.PatientIdentityRemoved = "YES"
@@ -136,10 +156,13 @@ def _patient_and_study(dataset: Dataset, radiograph: Radiograph, header: Mapping
 
 
 def _new_uid(keyword: str, radiograph: Radiograph) -> str:
-    """A new UID, the same for all pictures of one CT in one run, so that views of one patient stay together.
+    """A new UID: of image and series each time, of study and frame of reference the same for all pictures of one CT in
+    one run, so that views of one patient stay together.
 
     The run's secret goes into it: nobody who knows the CT can work it out, and the next run's differs.
     """
+    if keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        return generate_uid()
     original = (radiograph.header or {}).get(keyword) or radiograph.source
     return generate_uid(entropy_srcs=[_SECRET, keyword, ascii(original)]) if original else generate_uid()
 

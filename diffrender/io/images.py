@@ -77,6 +77,13 @@ def write_radiograph(radiograph: Radiograph, path: str | Path, anonymous: bool =
     return files
 
 
+def encoded(radiograph: Radiograph, name: str, anonymous: bool = True) -> bytes:
+    """The bytes of the picture's file called `name`, for who keeps files elsewhere. Raises: OutputError."""
+    buffer = BytesIO()
+    _writer(name)[1](radiograph, buffer, name, anonymous)
+    return buffer.getvalue()
+
+
 def write_labels_of(radiograph: Radiograph, path: str | Path) -> Path:
     """Write masks and path lengths of all labels in one NPZ: `path`, or NAME.labels.npz beside a picture at `path`.
 

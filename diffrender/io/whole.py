@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from diffrender.errors import OutputError
 
+PARTS = ".diffrender-*.part"  # what half-written files are called; a process that is killed leaves its own behind
+
 _MEANINGS = {
     errno.ENOSPC: ("the disk is full", "Free some space, or write to another disk"),
     errno.EDQUOT if hasattr(errno, "EDQUOT") else -1: ("your quota on this disk is used up", "Free some space"),
@@ -124,7 +126,7 @@ def _take_names(files: list[tuple[Path, Path]]) -> None:
 
 def _name_beside(target: Path) -> Path:
     """A name that nobody has, short enough wherever that of `target` is; hidden, since nobody should look for it."""
-    return target.with_name(f".diffrender-{secrets.token_hex(6)}.part")
+    return target.with_name(PARTS.replace("*", secrets.token_hex(6)))
 
 
 def _refuse_folder(target: Path) -> None:
