@@ -36,7 +36,11 @@ FILTERS = ((2.5, 0.0), (3.0, 0.0), (4.0, 0.0), (2.5, 0.1), (3.5, 0.2))  # mm Al,
 
 ICRU = "ICRU Report 44 (1989), as in NIST's table 2 of NISTIR 5632"
 MATERIALS = {  # density [g/cm3], mass fractions, source
-    "air": (1.205e-3, {"C": 0.000124, "N": 0.755268, "O": 0.231781, "Ar": 0.012827}, "NISTIR 5632; dry, near sea level"),
+    "air": (
+        1.205e-3,
+        {"C": 0.000124, "N": 0.755268, "O": 0.231781, "Ar": 0.012827},
+        "NISTIR 5632; dry, near sea level",
+    ),
     "water": (1.0, {"H": 0.111898, "O": 0.888102}, "NISTIR 5632"),
     "lung": (
         1.05,
@@ -199,7 +203,9 @@ def check(tables: dict[str, np.ndarray], energies: np.ndarray) -> dict[str, floa
         composition = MATERIALS[material][1]
         for (name, table), value in zip(tables.items(), wanted, strict=True):
             if value is not None:
-                found = sum(w * np.interp(energy, energies, table[:, ELEMENTS.index(e)]) for e, w in composition.items())
+                found = sum(
+                    w * np.interp(energy, energies, table[:, ELEMENTS.index(e)]) for e, w in composition.items()
+                )
                 print(f"  {name:18} {material:12} {energy:4} keV: {100 * (found / value - 1):+.2f} %")
                 worst[name] = max(worst[name], abs(found / value - 1))
     return worst

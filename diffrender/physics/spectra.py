@@ -142,7 +142,9 @@ def read_spectrum(path: str | Path) -> Spectrum:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         what = "is no text" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error.strerror})"
-        raise PathError(f"{path} {what}; a spectrum is a text file with an energy [keV] and photons on each line.") from None
+        raise PathError(
+            f"{path} {what}; a spectrum is a text file with an energy [keV] and photons on each line."
+        ) from None
     energies: list[float] = []
     fluence: list[float] = []
     headed = False
