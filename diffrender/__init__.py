@@ -33,7 +33,7 @@ _HOME = {
     "renderer": "dvr.renderers",
     "RendererSettings": "dvr.renderer",
 }
-_MODULES = ("dvr", "errors", "fit", "io", "jobs", "physics", "rays")
+_MODULES = ("dvr", "errors", "fit", "io", "jobs", "physics", "rays", "synth")
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

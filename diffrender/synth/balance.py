@@ -81,8 +81,8 @@ def chosen(seen: Sequence[Seen], wishes: Mapping[str, float], count: int) -> lis
         if abs(share - reached) > max(MISSED_BY, 1 / count):
             notify(
                 f"{name} shows in {100 * reached:.0f} % of the images, not in {100 * share:.0f} %: these CTs do not "
-                f"have enough views that {'show it' if reached < share else 'leave it out'}. Widen the spread of views, "
-                "or give CTs with and without it."
+                f"have enough views that {'show it' if reached < share else 'leave it out'}. Widen the spread of "
+                "views, or give CTs with and without it."
             )
     return [tuple(sorted(views)) for views in taken]
 

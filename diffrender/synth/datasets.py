@@ -8,7 +8,7 @@ So a data set that was stopped, or killed, goes on where it was and ends as the 
 import hashlib
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class DatasetSettings:
 
     views: int = 10
     seed: int = 0
-    imaging: Imaging = Imaging()
+    imaging: Imaging = field(default_factory=Imaging)
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
     balance: Mapping[str, float] | None = None
 
@@ -53,7 +53,8 @@ class DatasetSettings:
             raise SettingError(f"views is 1 or more, for each CT; not {self.views}.")
         if len(self.splits) != 3 or any(not share >= 0 for share in self.splits) or abs(sum(self.splits) - 1) > 1e-6:
             raise SettingError(
-                f"splits are three shares of the patients, for {', '.join(SPLITS)}, that add up to 1; not {self.splits}."
+                f"splits are three shares of the patients, for {', '.join(SPLITS)}, that add up to 1; "
+                f"not {self.splits}."
             )
         wrong = {name: share for name, share in (self.balance or {}).items() if not 0 <= share <= 1}
         if wrong:
@@ -82,8 +83,8 @@ def dataset(
 
     Args:
         cases: CTs with their labels; a path stands for a CT without.
-        folder: local, or `s3://...`, `gs://...` through fsspec. One that holds a part of the same data set is completed,
-            and more views or CTs than it was begun with are added.
+        folder: local, or `s3://...`, `gs://...` through fsspec. One that holds a part of the same data set is
+            completed, and more views or CTs than it was begun with are added.
         workers: processes of this machine; 1 stays in this one.
         ray: address of a Ray cluster, "auto" or "host:port", which does the work instead; `folder` and the CTs then lie
             where all its nodes reach them.
@@ -222,7 +223,7 @@ def _say_unseen(piece: Piece, unseen: Sequence[str]) -> None:
     if unseen:
         notify(
             f"{piece.case.case.path}: {', '.join(unseen[:8])}{' and others' if len(unseen) > 8 else ''} "
-            f"{'do' if len(unseen) > 1 else 'does'} not show in view {piece.views[0]}; no mask is empty for another reason."
+            f"{'do' if len(unseen) > 1 else 'does'} not show in view {piece.views[0]}, so their masks are empty there."
         )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -92,7 +92,7 @@ class Imaging:
     view: str | ViewSpread = "chest-pa"
     image_size: tuple[int, int] = (256, 256)
     pixel_size: float | None = None
-    xray: RadiographSettings = RadiographSettings()
+    xray: RadiographSettings = field(default_factory=RadiographSettings)
     rules: tuple[MaskRule, ...] = DEFAULT_RULES
     image: str = "png"
     masks: str = "npz"

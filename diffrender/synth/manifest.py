@@ -2,7 +2,7 @@
 
 Keys: "image" and "masks" (files, relative to the manifest; "masks" is one file, or {label's name: file}), "camera",
 "physics", "ct" (SHA256), "labels" ([{"id", "name", "pixels", "box"}], those in view), "split"; and "view", "seed",
-"values" (what the greys mean), "landmarks", "finding" where there is one. Lines of a person's making need "image" alone.
+"values" (what the greys mean), "landmarks", "finding" where there is one. Lines that a person makes need "image" alone.
 """
 
 import json

@@ -63,7 +63,7 @@ class Store:
             return system.isfile(f"{root}/{name}")
 
     def names(self, folder: str = "", ending: str = "") -> list[str]:
-        """Files directly in `folder`, by name, sorted; none where there is no such folder. Half-written ones are not listed."""
+        """Files directly in `folder`, sorted, half-written ones left out; none where there is no such folder."""
         with _said(self.place(folder), PathError, "cannot be read"):
             if not self.remote:
                 place = self._local(folder)

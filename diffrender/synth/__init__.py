@@ -1,0 +1,26 @@
+"""Radiographs with exact labels from CT: views drawn around a preset, masks as a radiologist draws them, boxes.
+
+Names are loaded when first used, as in `diffrender` itself.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "lungs_of": "lungs",
+    "with_lungs": "lungs",
+}
+
+__all__ = [*_HOME]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
