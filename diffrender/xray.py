@@ -12,6 +12,10 @@ from diffrender.camera import Camera
 from diffrender.errors import ImageError, SettingError, UnitError
 from diffrender.mesh import Mesh
 from diffrender.physics.attenuation import HU_AIR, linear_map
+from diffrender.physics.beam import Matter, areal_densities, matter_of
+from diffrender.physics.chain import detected, spectrum_of
+from diffrender.physics.settings import Physics
+from diffrender.physics.spectra import Spectrum
 from diffrender.rays.line import label_lengths, line_integrals
 from diffrender.rays.prepared import MOST_LABELS, Prepared, PreparedLabels, prepare, prepare_labels
 from diffrender.rays.surface import path_lengths
@@ -33,6 +37,8 @@ class RadiographSettings:
         threshold: a label is seen where its path is longer than this [mm].
         labels: whether labels are projected at all.
         backend: "auto", "torch" or "warp".
+        physics: spectrum, scatter, field and detector; pixels are then the detected signal relative to the open field,
+            or minus its logarithm, and `energy` has no meaning. None for one energy and nothing else.
     Raises: SettingError for a value that is not offered.
     """
 
@@ -42,6 +48,7 @@ class RadiographSettings:
     threshold: float = 1.0
     labels: bool = True
     backend: str = "auto"
+    physics: Physics | None = None
 
     def __post_init__(self):
         for name, value, offered in (("kind", self.kind, KINDS), ("masks", self.masks, MASKS)):
@@ -116,12 +123,18 @@ class Radiograph:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A volume made ready for many radiographs with the same settings: `radiograph` takes it in a volume's place."""
+    """A volume made ready for many radiographs with the same settings: `radiograph` takes it in a volume's place.
+
+    Attributes:
+        matter, spectrum: what the volume is made of and the beam, where the settings have physics; else None.
+    """
 
     volume: Volume
     settings: RadiographSettings
     attenuation: Prepared
     labels: tuple[PreparedLabels, ...]
+    matter: Matter | None = None
+    spectrum: Spectrum | None = None
 
 
 def scene_of(volume: Volume, settings: RadiographSettings | None = None) -> Scene:
@@ -142,7 +155,10 @@ def scene_of(volume: Volume, settings: RadiographSettings | None = None) -> Scen
     ids = volume.label_ids if settings.labels else ()
     parts = [ids[n : n + MOST_LABELS] for n in range(0, len(ids), MOST_LABELS)]
     labels = [prepare_labels(_layers(volume, part), part) for part in parts]
-    return Scene(volume, settings, prepare(volume.values, scale, offset, floor=HU_AIR), tuple(labels))
+    matter = None if settings.physics is None else matter_of(volume)
+    spectrum = None if settings.physics is None else spectrum_of(settings.physics)
+    q = prepare(volume.values, scale, offset, floor=HU_AIR)
+    return Scene(volume, settings, q, tuple(labels), matter, spectrum)
 
 
 @overload
@@ -171,12 +187,11 @@ def radiograph(
         return [radiograph(scene, one) for one in camera]
     settings, lattice = scene.settings, scene.volume.world_from_voxel
     ids = tuple(label for part in scene.labels for label in part.ids)
-    p = line_integrals(scene.attenuation, lattice, camera, backend=settings.backend)
+    pixels, exposed = _pixels(scene, camera)
     parts = [label_lengths(scene.attenuation, part, lattice, camera, settings.backend) for part in scene.labels]
     lengths = None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
-    pixels = (p if settings.kind == "log-attenuation" else torch.exp(-p)).to(torch.float32)
     return Radiograph(
-        pixels[None],
+        pixels.to(torch.float32)[None],
         settings.kind,
         camera,
         lengths,
@@ -185,6 +200,7 @@ def radiograph(
         scene.volume.names,
         scene.volume.source,
         scene.volume.header,
+        exposed,
     )
 
 
@@ -201,7 +217,8 @@ def radiograph_of_meshes(
         bodies: (mesh, attenuation [1/mm]), or (mesh, attenuation, n) where the body lies inside body number n (counted
             from 0), whose attenuation it takes the place of. Bodies that overlap otherwise add up.
         camera: what takes it.
-        settings: what is made of the rays. `energy` matters to the volume alone.
+        settings: what is made of the rays. `energy` matters to the volume alone. Physics is not offered, since bodies
+            are given by attenuation and not by what they are made of.
         volume: what the meshes are added to: the bodies' attenuation adds to that of the volume, and replaces nothing.
         air: attenuation of what lies between source and image plane around the bodies [1/mm].
     Returns: `path_lengths` and `masks` are those of the bodies, with ids from 1 on; pixels and path lengths are
@@ -213,6 +230,10 @@ def radiograph_of_meshes(
     settings = RadiographSettings() if settings is None else settings
     if isinstance(volume, Scene):
         settings = volume.settings
+    if settings.physics is not None:
+        raise SettingError(
+            "Bodies with an attenuation are of no material, so physics cannot be asked of them; leave physics out."
+        )
     meshes = [body[0] for body in bodies]
     attenuations = torch.tensor(_beyond_what_they_replace(bodies, air), dtype=torch.float64)
     lengths = path_lengths(meshes, camera, backend=settings.backend)
@@ -244,6 +265,18 @@ def _beyond_what_they_replace(bodies: Sequence[tuple], air: float) -> list[float
             chain.append(outer)
             outer = around[outer]
     return [body[1] - (air if outer is None else bodies[outer][1]) for body, outer in zip(bodies, around, strict=True)]
+
+
+def _pixels(scene: Scene, camera: Camera) -> tuple[Float[Tensor, "h w"], Bool[Tensor, "h w"] | None]:
+    """What is seen, in the kind asked for, and what shutters leave exposed."""
+    settings, lattice = scene.settings, scene.volume.world_from_voxel
+    if settings.physics is None or scene.matter is None or scene.spectrum is None:
+        p = line_integrals(scene.attenuation, lattice, camera, backend=settings.backend)
+        return (p if settings.kind == "log-attenuation" else torch.exp(-p)), None
+    areal = areal_densities(scene.matter, camera, backend=settings.backend)
+    middle = ((scene.volume.centre - camera.source) @ camera.direction).item()
+    signal, exposed = detected(areal, scene.spectrum, camera, settings.physics, middle)
+    return (signal if settings.kind == "intensity" else -torch.log(signal)), exposed
 
 
 def _masks(lengths: Float[Tensor, "label h w"], settings: RadiographSettings) -> Shaped[Tensor, "label h w"]:

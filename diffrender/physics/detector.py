@@ -1,6 +1,7 @@
 """A flat panel that integrates energy: what it absorbs, how it blurs, and its noise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -13,6 +14,7 @@ from diffrender.physics.materials import mass_attenuation
 from diffrender.physics.settings import Detector, Physics
 from diffrender.physics.spectra import Spectrum
 
+TINY = 1e-20  # below any variance: the square root's slope stays finite where nothing arrives
 ALIASES = 3  # orders of folding that noise is summed over
 
 
@@ -20,9 +22,18 @@ def absorbed(spectrum: Spectrum, detector: Detector | None) -> Spectrum:
     """The spectrum of what a detector absorbs; all of it without a detector."""
     if detector is None:
         return spectrum
-    share = 1 - torch.exp(-mass_attenuation(detector.scintillator, spectrum.energies) * detector.mass_thickness)
     name = f"{spectrum.name}, absorbed in {detector.scintillator}"
-    return Spectrum(spectrum.energies, spectrum.fluence * share, spectrum.kvp, name)
+    return replace(spectrum, fluence=spectrum.fluence * _absorption(spectrum, detector), name=name)
+
+
+def responses(spectrum: Spectrum, detector: Detector | None) -> tuple[Float[Tensor, "e"], Float[Tensor, "e"]]:
+    """What a photon of each energy makes on average [keV], and the mean of its square, with Swank's factor [keV^2]."""
+    share, swank = (1.0, 1.0) if detector is None else (_absorption(spectrum, detector), detector.swank)
+    return share * spectrum.energies, share * spectrum.energies**2 / swank
+
+
+def _absorption(spectrum: Spectrum, detector: Detector) -> Float[Tensor, "e"]:
+    return 1 - torch.exp(-mass_attenuation(detector.scintillator, spectrum.energies) * detector.mass_thickness)
 
 
 def exposure(spectrum: Spectrum, physics: Physics, source_to_detector: float) -> float:
@@ -58,8 +69,8 @@ def modulation(physics: Physics, magnification: float) -> Callable[[Tensor, Tens
 def noise(
     signal: Float[Tensor, "h w"],
     second: Float[Tensor, "h w"],
-    energy_mean: float,
-    energy_square: float,
+    photons: float,
+    energy: float,
     steps: tuple[float, float],
     physics: Physics,
 ) -> Float[Tensor, "h w"]:
@@ -67,26 +78,26 @@ def noise(
 
     Args:
         signal: expected, relative to the open field.
-        second: the same weighted with energy once more, relative to the open field: its second moment.
-        energy_mean, energy_square: absorbed in the open field, sum of n E [keV/mm2] and of n E^2 [keV^2/mm2].
+        second: its variance times the photons that fall on a pixel in the open field; see `Transmission`.
+        photons: that fall on the detector in the open field [1/mm2].
+        energy: that each of them leaves there on average [keV].
         steps: the pixels' (row, column) [mm].
     Returns: Gaussian noise with the variance of the compound Poisson process, one variate per pixel and `physics.seed`
         scaled by a function of signal and second moment, so that gradients pass. Quantum noise is blurred by the
-        scintillator and folded at the pixels' rate; what is read adds white noise.
-    Source: Swank, J. Appl. Phys. 44 (1973) 4199, doi:10.1063/1.1662918, for the factor.
+        scintillator and folded at the pixels' rate; what is read adds white noise, and the Poisson noise of electrons.
+    Source: Swank, J. Appl. Phys. 44 (1973) 4199, doi:10.1063/1.1662918, for the factor in `second`.
     """
-    detector, area = physics.detector or Detector(half_modulation=None, swank=1.0, gain=0.0), steps[0] * steps[1]
+    detector, area = physics.detector, steps[0] * steps[1]
     random = torch.Generator().manual_seed(physics.seed)
     first, other = (torch.randn(signal.shape, generator=random).to(signal) for _ in range(2))
-    if detector.half_modulation is not None:
+    if detector is not None and detector.half_modulation is not None:
         colour = _noise_colour(tuple(signal.shape), steps, detector.half_modulation)
         first = filtered(first, steps, lambda f, g: colour, "circular")
-    quantum = second.clamp(min=1e-12) * (energy_square / (energy_mean**2 * area * detector.swank))
-    made = quantum.sqrt() * first
-    if detector.gain > 0:
-        electrons = detector.gain * energy_mean * area  # of the open field in a pixel
+    made = (second.clamp(min=0) / (photons * area) + TINY).sqrt() * first
+    if detector is not None and detector.gain > 0:
+        electrons = detector.gain * energy * photons * area  # of the open field in a pixel
         read = physics.electronic_noise**2 * area / detector.pitch**2
-        made = made + (signal.clamp(min=1e-12) / electrons + read / electrons**2).sqrt() * other
+        made = made + (signal.clamp(min=0) / electrons + read / electrons**2 + TINY).sqrt() * other
     return made
 
 

@@ -13,7 +13,8 @@ VOI = ("linear", "sigmoid")
 PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 AIR = 0.05  # [no unit] more than air and clothes attenuate
 BODY = 0.25  # of the median of all that is not air: tables and the skin's rim lie below, lungs above
-# Deviations of the Gaussians between which structures lie, in shares of the image's shorter side.
+RIM = 0.03  # of the image's shorter side: how far in from the skin an automatic window begins to look
+# Deviations of the Gaussians between which structures lie, in the same shares.
 SCALES = (0.004, 0.012, 0.035, 0.1)
 
 
@@ -68,7 +69,7 @@ def present(
     """
     body = body_of(log_attenuation.detach(), exposed)
     values = _enhanced(log_attenuation, presentation, body)
-    centre, width = presentation.window or _window(values.detach()[body], presentation)
+    centre, width = presentation.window or _window(values.detach()[_without_rim(body)], presentation)
     if presentation.voi == "sigmoid":
         shown = torch.sigmoid(4 * (values - centre) / width)
     else:
@@ -92,21 +93,27 @@ def body_of(log_attenuation: Float[Tensor, "h w"], exposed: Bool[Tensor, "h w"] 
 def _enhanced(
     values: Float[Tensor, "h w"], presentation: Presentation, body: Bool[Tensor, "h w"]
 ) -> Float[Tensor, "h w"]:
+    """Each scale's structures times its factor; what is coarser than all of them drawn towards its mean."""
     if presentation.evened == 0 and set(presentation.contrast) == {1.0}:
         return values
     side, inside = min(values.shape), body.to(values)
-    filled = torch.where(body, values, values.detach()[body].quantile(0.1) if body.any() else 0.0)
-    made, finer = torch.zeros_like(values), filled
+    made, finer = torch.zeros_like(values), values
     for scale, factor in zip(SCALES, presentation.contrast, strict=True):
-        # Means over the body alone: a skin line beside bright air would otherwise throw a shadow into it.
+        # Means over the body alone: bright air beside the skin would otherwise darken what lies behind it.
         weight = gaussian(inside, (1.0, 1.0), scale * side)
-        coarser = gaussian(filled * inside, (1.0, 1.0), scale * side) / weight.clamp(min=1e-3)
-        coarser = torch.where(weight > 1e-3, coarser, filled)
-        made = made + factor * (finer - coarser)
-        finer = coarser
-    middle = filled.detach()[body].mean()
-    made = made + finer + presentation.evened * (middle - finer)
-    return torch.where(body, made, values - filled + made)
+        coarser = gaussian(values * inside, (1.0, 1.0), scale * side) / weight.clamp(min=1e-3)
+        coarser = torch.where(weight > 1e-3, coarser, values)
+        made, finer = made + factor * (finer - coarser), coarser
+    made = made + finer + presentation.evened * (finer.detach()[body].mean() - finer)
+    thin = BODY * values.detach()[body].median()
+    return values + (made - values) * (values.detach() / thin).clamp(0, 1)  # less and less towards the skin; not in air
+
+
+def _without_rim(body: Bool[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
+    """The body without the skin's rim, which is to be as dark as it likes; all of it where it is all rim."""
+    share = gaussian(body.double(), (1.0, 1.0), RIM * min(body.shape))
+    deep = body & (share > 0.9)
+    return deep if deep.sum() > 0.1 * body.sum() else body
 
 
 def _window(body: Float[Tensor, "n"], presentation: Presentation) -> tuple[float, float]:

@@ -10,10 +10,10 @@ from diffrender.errors import SettingError
 from diffrender.physics.presentation import Presentation
 from diffrender.physics.settings import Detector, Grid, Heel, Physics, Scatter
 
-_CHEST = Presentation(percentiles=(1.0, 99.0), contrast=(1.4, 1.4, 1.2, 1.0), evened=0.35)
-_BEDSIDE = Presentation(percentiles=(1.0, 99.0), contrast=(1.4, 1.5, 1.3, 1.1), evened=0.35)
-_BONE = Presentation(percentiles=(2.0, 99.5), contrast=(1.5, 1.5, 1.3, 1.1), evened=0.4)
-_SCREEN = Presentation(percentiles=(1.0, 99.5), contrast=(1.2, 1.3, 1.2, 1.0), evened=0.3)
+_CHEST = Presentation(percentiles=(0.5, 99.7), contrast=(2.0, 2.0, 1.5, 1.1), evened=0.5)
+_BEDSIDE = Presentation(percentiles=(0.5, 99.7), contrast=(2.0, 2.2, 1.7, 1.1), evened=0.5)
+_BONE = Presentation(percentiles=(1.0, 99.8), voi="linear", contrast=(2.0, 2.5, 2.0, 1.2), evened=0.6)
+_SCREEN = Presentation(percentiles=(1.0, 99.8), voi="linear", contrast=(1.5, 1.7, 1.4, 1.0), evened=0.4)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def _bucky(kvp: float, dose: float, aluminium: float = 3.0, copper: float = 0.0,
         dose=dose,
         grid=Grid(12.0),
         focal_spot=1.0,
-        heel=Heel(towards=towards),
+        heel=Heel(anode_angle=16.0, towards=towards),
     )
 
 
@@ -55,7 +55,14 @@ EXAMINATIONS: dict[str, Examination] = {
     "chest-lateral": Examination("chest-lateral", _bucky(120.0, 200.0), _CHEST, "standing, 180 cm, 120 kVp, grid 12:1"),
     "chest-ap-bedside": Examination(
         "chest-ap-bedside",
-        Physics(kvp=85.0, aluminium=3.0, dose=60.0, scatter=Scatter(), focal_spot=1.2, heel=Heel(towards="top")),
+        Physics(
+            kvp=85.0,
+            aluminium=3.0,
+            dose=60.0,
+            scatter=Scatter(),
+            focal_spot=1.2,
+            heel=Heel(anode_angle=16.0, towards="top"),
+        ),
         _BEDSIDE,
         "lying, 100 cm, 85 kVp, no grid",
     ),
