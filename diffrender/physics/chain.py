@@ -14,6 +14,7 @@ from diffrender.physics.settings import Physics
 from diffrender.physics.spectra import Spectrum, monochromatic, read_spectrum, tube_spectrum
 
 DARKEST = 1e-6  # of the open field: what noise takes below is shown as this
+FAINTEST = 1e-12  # primary signal: what less than that comes to is nothing
 DIMMEST = 0.01  # of the central ray's open field: what is dimmer, beyond the anode's edge, is not made up for
 THICKEST = 0.98  # of all rays that meet something: how thick the body is
 
@@ -67,7 +68,7 @@ def detected(
         added = scattered(primary, 10 * mass, camera, kernels_of(seen, gap))
         added = added * (physics.scatter.strength * grid[1] / grid[0])
         # Scattered photons have the energy of the primary around them, and lost some of it.
-        second = second + SCATTERED_ENERGY * added * second.detach() / primary.detach().clamp(min=1e-12)
+        second = second + SCATTERED_ENERGY * added * second / primary.clamp(min=FAINTEST)
         signal = signal + added
     transfer = modulation(physics, camera.source_to_detector / depth)
     if transfer is not None:
