@@ -4,8 +4,8 @@
     tables-venv/bin/pip install spekpy==2.5.4 xraylib==4.3.0
     tables-venv/bin/python Testing/tables/make_physics_tables.py
 
-The library reads the tables alone, and its users run nothing of this; kept so that anyone can see where each number comes
-from, and make it again. What is written:
+The library reads the tables alone, and its users run nothing of this; kept so that anyone can see where each number
+comes from, and make it again. What is written:
 
     mass_attenuation.csv    mu/rho of the elements, from xraylib
     energy_absorption.csv   mu_en/rho of the elements, worked out here from xraylib's cross sections (see `absorbed`)
@@ -25,9 +25,42 @@ import xraylib
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "diffrender" / "physics" / "data"
 
-ELEMENTS = "H C N O F Na Mg Al Si P S Cl Ar K Ca Ti Cr Mn Fe Co Ni Cu Se Br Mo Sn I Cs Ba Gd W Pb".split()
+ELEMENTS = [
+    "H",
+    "C",
+    "N",
+    "O",
+    "F",
+    "Na",
+    "Mg",
+    "Al",
+    "Si",
+    "P",
+    "S",
+    "Cl",
+    "Ar",
+    "K",
+    "Ca",
+    "Ti",
+    "Cr",
+    "Mn",
+    "Fe",
+    "Co",
+    "Ni",
+    "Cu",
+    "Se",
+    "Br",
+    "Mo",
+    "Sn",
+    "I",
+    "Cs",
+    "Ba",
+    "Gd",
+    "W",
+    "Pb",
+]
 LOWEST, HIGHEST = 10.0, 150.0  # [keV], diagnostic X-rays
-EDGE = 5e-4  # [keV] from an absorption edge to the rows on either side of it
+EDGE = 0.01  # [keV] from an absorption edge to the rows beside it; xraylib's two lists of edges differ by up to 5 eV
 
 ANODE_ANGLE = 12.0  # [degrees], of most general tubes
 THIN = 0.5  # [mm Al] in the table: without any, photons that no patient ever meets would fill it
@@ -138,8 +171,8 @@ def edge_of(z: int, shell: int) -> float:
 def absorbed(z: int, energy: float) -> float:
     """mu_en/rho [cm2/g] of an element: what photoelectrons and recoil electrons keep; fluorescence leaves.
 
-    Bremsstrahlung of the electrons is below 0.1 % here, and left in. xraylib's own CS_Energy is not taken: it is 3 to 35 %
-    below NIST's tables from 20 to 80 keV (air, water, aluminium), which its issues 176 and 255 say too.
+    Bremsstrahlung of the electrons is below 0.1 % here, and left in. xraylib's own CS_Energy is not taken: it is 3 to
+    35 % below NIST's tables from 20 to 80 keV (air, water, aluminium), which its issues 176 and 255 say too.
     Source: Seltzer, Radiat. Res. 136 (1993) 147, for what has to be taken away.
     """
     kept = xraylib.CS_Photo(z, energy) * (1.0 - fluorescent_share(z, energy))
@@ -147,7 +180,7 @@ def absorbed(z: int, energy: float) -> float:
 
 
 def fluorescent_share(z: int, energy: float) -> float:
-    """Mean share of a photon's energy that leaves as fluorescence of K and L shells after a photoelectric absorption."""
+    """Mean share of a photon's energy that leaves as fluorescence of K and L shells after it was absorbed."""
     edges = [edge_of(z, shell) for shell in (xraylib.K_SHELL, xraylib.L1_SHELL, xraylib.L2_SHELL, xraylib.L3_SHELL)]
     leaves, left = 0.0, 1.0  # left: of the vacancies, those not yet given to a shell
     if 0.0 < edges[0] < energy:
@@ -211,6 +244,19 @@ def check(tables: dict[str, np.ndarray], energies: np.ndarray) -> dict[str, floa
     return worst
 
 
+def between(energies: np.ndarray) -> float:
+    """Largest relative difference from the source half-way between two rows, for mass attenuation."""
+    worst = 0.0
+    for z in (xraylib.SymbolToAtomicNumber(e) for e in ELEMENTS):
+        values = np.array([xraylib.CS_Total(z, float(e)) for e in energies])
+        middles = (energies[1:] + energies[:-1]) / 2
+        middles = middles[np.diff(energies) > 3 * EDGE]  # across an edge there is a jump
+        straight = np.exp(np.interp(np.log(middles), np.log(energies), np.log(values)))
+        source = [xraylib.CS_Total(z, float(e)) for e in middles]
+        worst = max(worst, *abs(straight / source - 1))
+    return worst
+
+
 def make_elements() -> None:
     energies = nodes()
     numbers = [xraylib.SymbolToAtomicNumber(e) for e in ELEMENTS]
@@ -223,23 +269,25 @@ def make_elements() -> None:
     assert worst["energy_absorption"] < 6e-2, "energy absorption is not NIST's"
     common = f"""
 Columns are elements. Rows stand half a keV apart up to 40 keV, then at the centres of 1 keV bins; on each side of an
-absorption edge there is one more. Between rows the logarithms run straight: within 0.05 % of the source (measured).
+absorption edge there is one more. Between rows the logarithms run straight, at most {100 * between(energies):.2f} %
+from the source.
 Made by Testing/tables/make_physics_tables.py with xraylib {xraylib.__version__} (BSD licence; numbers are facts).
 """
     headers = {
         "mass_attenuation": f"""
 Total mass attenuation mu/rho of elements [cm2/g], coherent scatter included.
 Source: xraylib {xraylib.__version__}, CS_Total; T. Schoonjans et al., Spectrochim. Acta B 66 (2011) 776,
-doi:10.1016/j.sab.2011.09.011. At most {100 * worst["mass_attenuation"]:.2f} % from J. H. Hubbell and S. M. Seltzer, NISTIR 5632 (1995),
-doi:10.18434/T4D01F, where the two were compared (water, Al, Ca, Ti, Cu, I, Pb).
+doi:10.1016/j.sab.2011.09.011. At most {100 * worst["mass_attenuation"]:.2f} % from J. H. Hubbell and S. M. Seltzer,
+NISTIR 5632 (1995), doi:10.18434/T4D01F, where the two were compared (water, Al, Ca, Ti, Cu, I, Pb).
 {common.strip()}
 """,
         "energy_absorption": f"""
 Mass energy absorption mu_en/rho of elements [cm2/g]: photoelectric absorption less the fluorescence that leaves, and
 the recoil of Compton scattering.
-Source: CS_Photo, CS_Compt, DCS_Compt, fluorescence yields, jump factors and lines of xraylib {xraylib.__version__}; what is taken
-away follows S. M. Seltzer, Radiat. Res. 136 (1993) 147. At most {100 * worst["energy_absorption"]:.1f} % from NISTIR 5632 where the two were
-compared (air, water, Al, Pb). xraylib's own CS_Energy is not used, being up to 35 % off NIST's values from 20 to 80 keV.
+Source: CS_Photo, CS_Compt, DCS_Compt, fluorescence yields, jump factors and lines of xraylib {xraylib.__version__};
+what is taken away follows S. M. Seltzer, Radiat. Res. 136 (1993) 147. At most {100 * worst["energy_absorption"]:.1f} %
+from NISTIR 5632 where the two were compared (air, water, Al, Pb). xraylib's own CS_Energy is not used, being up to 35 %
+off NIST's values from 20 to 80 keV.
 {common.strip()}
 """,
     }
@@ -286,10 +334,10 @@ def make_spectra() -> None:
     ]
     header = f"""
 Fluence of an X-ray tube, photons per mm2 and mAs at 1 m from the focus, in bins of 1 keV about energy_kev; a column for
-each tube voltage [kVp]. Tungsten, anode angle {ANODE_ANGLE:g} degrees, constant potential, {THIN:g} mm of aluminium, no air.
-Photons below {LOWEST:g} keV are left out.
-Source: SpekPy {spekpy.__version__} (MIT licence), model casim, its default; G. Poludniowski, A. Omar, R. Bujila and P. Andreo,
-Technical note: SpekPy v2.0, Med. Phys. 48 (2021) 3630, doi:10.1002/mp.14945.
+each tube voltage [kVp]. Tungsten, anode angle {ANODE_ANGLE:g} degrees, constant potential, {THIN:g} mm of aluminium, no
+air. Photons below {LOWEST:g} keV are left out.
+Source: SpekPy {spekpy.__version__} (MIT licence), model casim, its default; G. Poludniowski, A. Omar, R. Bujila and P.
+Andreo, Technical note: SpekPy v2.0, Med. Phys. 48 (2021) 3630, doi:10.1002/mp.14945.
 Made by Testing/tables/make_physics_tables.py.
 """
     write(DATA / "tube_spectra.csv", header, ["energy_kev", *(str(k) for k in KVPS)], rows)
@@ -299,16 +347,23 @@ def make_layers() -> None:
     rows = []
     for kvp in (40, 50, 60, 65.5, 70, 77, 80, 85, 90, 100, 110, 120, 125, 140, 150):
         for aluminium, copper in FILTERS:
-            s = spekpy.Spek(kvp=kvp, th=ANODE_ANGLE, dk=0.5, targ="W", z=100.0, mas=1.0)
-            s.multi_filter([("Al", aluminium), ("Cu", copper)])
-            numbers = (s.get_hvl1(), s.get_hvl1(matl="Cu"), s.get_emean(), s.get_kerma(), s.get_flu() / 100.0)
+            s, other = (
+                spekpy.Spek(kvp=kvp, th=ANODE_ANGLE, dk=0.5, targ="W", z=100.0, mas=1.0, mu_data_source=source)
+                for source in ("pene", "nist")
+            )
+            for one in (s, other):
+                one.multi_filter([("Al", aluminium), ("Cu", copper)])
+            layers = (s.get_hvl1(), other.get_hvl1(), s.get_hvl1(matl="Cu"))
+            numbers = (*layers, s.get_emean(), s.get_kerma(), s.get_flu() / 100.0)
             rows.append([f"{kvp:g}", f"{aluminium:g}", f"{copper:g}", *(f"{n:.6g}" for n in numbers)])
     header = f"""
-SpekPy {spekpy.__version__} (MIT licence), model casim and coefficients of PENELOPE, its defaults; tungsten, {ANODE_ANGLE:g} degrees, bins of 0.5 keV, no air,
-photons below 10 keV included: first half-value layers of air kerma, mean energy, air kerma and fluence at 1 m.
+SpekPy {spekpy.__version__} (MIT licence), model casim and coefficients of PENELOPE, its defaults (and those of NIST
+where the column says so); tungsten, {ANODE_ANGLE:g} degrees, bins of 0.5 keV, no air, photons below 10 keV included:
+first half-value layers of air kerma, mean energy, air kerma and fluence at 1 m.
 Made by Testing/tables/make_physics_tables.py.
 """
-    columns = "kvp,mm_al,mm_cu,hvl_mm_al,hvl_mm_cu,mean_kev,kerma_ugy_per_mas,fluence_per_mm2_mas".split(",")
+    names = ("hvl_mm_al", "hvl_mm_al_nist", "hvl_mm_cu", "mean_kev", "kerma_ugy_per_mas", "fluence_per_mm2_mas")
+    columns = ["kvp", "mm_al", "mm_cu", *names]
     write(HERE / "spekpy_hvl.csv", header, columns, rows)
 
 

@@ -1,4 +1,4 @@
-"""A beam of many energies through materials: areal densities along the rays, and what of the beam passes through them."""
+"""A beam of many energies through materials: areal densities along rays, and what of the beam passes through them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,15 +39,16 @@ class Matter:
 def matter_of(volume: Volume, settings: Decomposition | None = None) -> Matter:
     """Decompose a CT once; an image then costs only its rays, one pass for each material that the CT holds.
 
-    Densities are kept as int16 (steps of at most 1/32767 of the highest), or as they are where the values carry a gradient.
+    Densities are kept as int16 (steps of at most 1/32767 of the highest), or as they are where the values carry a
+    gradient.
 
     Raises: UnitError where the values are not HU, SettingError.
     """
     settings = settings or Decomposition()
     if volume.unit != "HU":
         raise UnitError(
-            f"{volume.source or 'This volume'} holds values in unit {volume.unit!r}, not Hounsfield units, so what it is made "
-            "of is unknown (MR, or a CT without rescale). Give a CT."
+            f"{volume.source or 'This volume'} holds values in unit {volume.unit!r}, not Hounsfield units, so what it "
+            "is made of is unknown (MR, or a CT without rescale). Give a CT."
         )
     contrast = contrast_of(volume, settings)
     if volume.values.requires_grad and torch.is_grad_enabled():
@@ -65,8 +66,8 @@ def areal_densities(
 
     Args:
         xi: motion of the volume (t [mm], r [rad]); see `line_integrals`.
-    Returns: {material: (h, w)}; differentiable in the volume's values, if `matter` was made of ones with a gradient, and in
-        `xi`.
+    Returns: {material: (h, w)}; differentiable in the volume's values, if `matter` was made of ones with a gradient,
+        and in `xi`.
     Raises: as `line_integrals`.
     """
     return {
@@ -81,8 +82,8 @@ class Transmission:
 
     Attributes:
         signal: relative to the open field, 1 without matter.
-        second_moment: variance of `signal` times the number of photons that would fall on the pixel in the open field: 1
-            for photons of one energy and nothing in their way.
+        second_moment: variance of `signal` times the number of photons that would fall on the pixel in the open field:
+            1 for photons of one energy and nothing in their way.
     """
 
     signal: Float[Tensor, "*shape"]
@@ -101,9 +102,10 @@ def transmitted(
         areal: {material: areal density [g/cm2]}.
         response: mean signal of a photon at each energy of the spectrum; by default its energy (all of it absorbed, an
             energy-integrating detector).
-        squared_response: mean of the squared signal of a photon; by default the square of `response`. With an absorbed share
-            a and a Swank factor s it is a E^2 / s.
-    Returns: S = sum f r exp(-p) / sum f r, and Q = sum f r2 exp(-p) sum f / (sum f r)^2, with fluence f and p = sum of areal
+        squared_response: mean of the squared signal of a photon; by default the square of `response`. With an absorbed
+            share a and a Swank factor s it is a E^2 / s.
+    Returns: S = sum f r exp(-p) / sum f r, and Q = sum f r2 exp(-p) sum f / (sum f r)^2, with fluence f and p = sum of
+        areal
         density times mass attenuation over materials: N photons on a pixel in the open field give S a variance of Q / N
         (compound Poisson). Differentiable in `areal`; once.
     Raises: SettingError where there is no material, or a response does not fit the spectrum.
@@ -115,8 +117,8 @@ def transmitted(
     for name, numbers in (("response", r), ("squared_response", r2)):
         if numbers.shape != spectrum.energies.shape or not torch.isfinite(numbers).all() or not numbers.min() >= 0:
             raise SettingError(
-                f"{name} must be a number from zero up for each of the {len(spectrum.energies)} energies of {spectrum.name}; it has "
-                f"shape {list(numbers.shape)}."
+                f"{name} must be a number from zero up for each of the {len(spectrum.energies)} energies of "
+                f"{spectrum.name}; it has shape {list(numbers.shape)}."
             )
     f = spectrum.fluence
     whole = (f * r).sum()
@@ -132,7 +134,7 @@ def transmitted(
 
 
 class _Moments(torch.autograd.Function):
-    """sum_e w_e exp(-sum_m a_m mu_me) for two sets of weights; its Jacobian in the same pass, so no energy is ever kept."""
+    """sum_e w_e exp(-sum_m a_m mu_me) for two sets of weights; its Jacobian in the same pass, so no energy is kept."""
 
     @staticmethod
     def forward(
@@ -163,7 +165,7 @@ class _Moments(torch.autograd.Function):
 def _stored(
     hu: Shaped[Tensor, "k j i"], settings: Decomposition, contrast: Bool[Tensor, "k j i"] | None
 ) -> dict[str, tuple[Tensor, float]]:
-    """{material: (density as int16, the step [g/cm3] it counts in)} of all that occur, slice by slice to spare memory."""
+    """{material: (density as int16, the step [g/cm3] it counts in)} of all that occur, slice by slice for memory."""
     steps = _steps(settings, hu.amax().item())
     whole = _table_look_up(hu, settings, steps) if hu.dtype == torch.int16 else _worked_out(settings, steps)
     stored: dict[str, Tensor] = {}

@@ -8,6 +8,7 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -37,12 +38,12 @@ class Decomposition:
         fat: from this HU on it is fat; in between, both.
         bone: from this HU on a voxel holds bone. Soft tissue alone, up to here, may be somewhat denser than it is
             tabulated; above, bone takes its place little by little until all is cortical bone.
-        metal: from this HU on a voxel begins to be metal, and at the second one it is metal alone. A CT that stores 12 bit
-            ends at 3071, so real metal attenuates more than such a CT tells.
+        metal: from this HU on a voxel begins to be metal, and at the second one it is metal alone. A CT that stores 12
+            bit ends at 3071, so real metal attenuates more than such a CT tells.
         metal_kind: "titanium", "steel", "cobalt-chrome", or another of `MATERIALS`.
         contrast: where a label is named for an organ that takes contrast medium, this HU is where iodine begins.
-        contrast_labels: patterns (of fnmatch) for the names of these labels; () for none. HU alone cannot tell iodine from
-            spongy bone, so without such labels all that is bright is bone.
+        contrast_labels: patterns (of fnmatch) for the names of these labels; () for none. HU alone cannot tell iodine
+            from spongy bone, so without such labels all that is bright is bone.
     """
 
     energy: float = 70.0
@@ -63,14 +64,15 @@ def decompose(
     """How dense each material is in every voxel [g/cm3].
 
     Args:
-        hu: Hounsfield units of any real type; what lies below -1000 counts as air, which is nothing here: the open field
-            passes through air as well.
+        hu: Hounsfield units of any real type; what lies below -1000 counts as air, which is nothing here: the open
+            field passes through air as well.
         contrast: voxels where what is brighter than blood is iodine in blood; see `contrast_of`.
-    Returns: {material: density}, materials that nowhere occur left out (of air alone: soft tissue of no density); in the type of floating input, else float32.
-        Straight in HU between rungs, continuous, and differentiable in `hu` (gradient 0 below -1000).
+    Returns: {material: density}, materials that nowhere occur left out (of air alone: soft tissue of no density); in
+        the type of floating input, else float32. Straight in HU between rungs, continuous, and differentiable in `hu`
+        (gradient 0 below -1000).
     Raises: SettingError for settings whose rungs do not rise.
-    Source: mixtures on straight lines between tissues of known composition, as in Schneider, Bortfeld and Schlegel, Phys.
-        Med. Biol. 45 (2000) 459, doi:10.1088/0031-9155/45/2/314.
+    Source: mixtures on straight lines between tissues of known composition, as in Schneider, Bortfeld and Schlegel,
+        Phys. Med. Biol. 45 (2000) 459, doi:10.1088/0031-9155/45/2/314.
     """
     ladder = ladder_of(settings or Decomposition())
     values = (hu if hu.is_floating_point() else hu.to(torch.float32)).clamp(min=HU_AIR)
@@ -111,10 +113,11 @@ def ladder_of(settings: Decomposition) -> Ladder:
     without, within = _without_contrast(settings), _within_contrast(settings)
     for rungs in (without, within):
         hu = [rung for rung, _ in rungs]
-        if not all(low < high for low, high in zip(hu, hu[1:], strict=False)):
+        if not all(low < high for low, high in pairwise(hu)):
             raise SettingError(
-                f"The rungs of a decomposition must rise, and these are {', '.join(f'{h:.0f}' for h in hu)} HU (air, lung, "
-                f"fat, soft tissue, bone, metal, at {settings.energy:g} keV). Change lung, fat, bone, contrast or metal."
+                f"The rungs of a decomposition must rise, and these are {', '.join(f'{h:.0f}' for h in hu)} HU (air, "
+                f"lung, fat, soft tissue or blood, bone or contrast, metal, at {settings.energy:g} keV). Change lung, "
+                "fat, bone, contrast or metal."
             )
     shared = np.array(sorted({hu for rungs in (without, within) for hu, _ in rungs}))
     names = dict.fromkeys(name for rungs in (without, within) for _, parts in rungs for name in parts)

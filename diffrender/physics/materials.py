@@ -39,8 +39,8 @@ def mass_attenuation(
     """Total mass attenuation mu/rho [cm2/g], coherent scatter included, at `energies` [keV]; float64.
 
     Raises: SettingError for a material that is not in `MATERIALS`, and outside 10 to 150 keV.
-    Source: xraylib (Schoonjans et al., Spectrochim. Acta B 66 (2011) 776), within 0.1 % of NISTIR 5632; a mixture is the
-        mean of its elements, weighted with their mass.
+    Source: xraylib (Schoonjans et al., Spectrochim. Acta B 66 (2011) 776), within 0.1 % of NISTIR 5632; a mixture is
+        the mean of its elements, weighted with their mass.
     """
     return _mixed("mass_attenuation.csv", material, energies)
 
@@ -50,7 +50,8 @@ def energy_absorption(
 ) -> Float[Tensor, "e"]:
     """Mass energy absorption mu_en/rho [cm2/g] at `energies` [keV]: for kerma and dose; float64.
 
-    Fluorescence counts as leaving. Within 0.2 % of NISTIR 5632 for air, water and aluminium, 5 % for lead above its edge.
+    Fluorescence counts as leaving. Within 0.2 % of NISTIR 5632 for air, water and aluminium, 5 % for lead above its
+    edge.
 
     Raises: as `mass_attenuation`.
     """

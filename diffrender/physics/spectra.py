@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import no_type_check
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ THIN = 0.5  # [mm Al] that the table was made with
 KEV_IN_JOULE = 1.602176634e-16
 
 
+@no_type_check  # lists and arrays are taken too, and checked in words
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """Photons of each energy.
@@ -35,8 +37,8 @@ class Spectrum:
             file's own unit, so that only ratios mean something.
         kvp: tube voltage [kV]; None where it is unknown.
         name: what it is, for pages and provenance.
-    Raises: SettingError for energies that do not rise or lie outside 10 to 150 keV, and for fluence that is negative, not a
-        number, or nowhere above zero.
+    Raises: SettingError for energies that do not rise or lie outside 10 to 150 keV, and for fluence that is negative,
+        not a number, or nowhere above zero.
     """
 
     energies: Float[Tensor, "e"]
@@ -111,8 +113,8 @@ def tube_spectrum(kvp: float, aluminium: float = 2.5, copper: float = 0.0) -> Sp
         )
     if not THIN <= aluminium < math.inf:
         raise SettingError(
-            f"The filtration is {aluminium:g} mm of aluminium; the table begins at {THIN:g} mm (a tube above 70 kVp has 2.5 "
-            "mm or more by law)."
+            f"The filtration is {aluminium:g} mm of aluminium; the table begins at {THIN:g} mm (a tube above 70 kVp "
+            "has 2.5 mm or more by law)."
         )
     n = min(int(kvp - voltages[0]), len(voltages) - 2)
     share = kvp - voltages[n]
@@ -132,11 +134,11 @@ def monochromatic(energy: float) -> Spectrum:
 def read_spectrum(path: str | Path) -> Spectrum:
     """Read a spectrum from text: energy [keV] and photons on every line.
 
-    Separators are commas, semicolons, tabs or spaces (next to a semicolon or a tab a comma is a decimal comma); lines that
-    begin with # and one line of headings are passed over, and so are bins without photons outside 10 to 150 keV.
+    Separators are commas, semicolons, tabs or spaces (next to a semicolon or a tab a comma is a decimal comma); lines
+    that begin with # and one line of headings are passed over, and so are bins without photons outside 10 to 150 keV.
 
-    Raises: PathError where the file is not there or holds no numbers; SettingError that names the line where energies do
-        not rise, repeat or lie outside 10 to 150 keV, or where photons are negative or not a number.
+    Raises: PathError where the file is not there or holds no numbers; SettingError that names the line where energies
+        do not rise, repeat or lie outside 10 to 150 keV, or where photons are negative or not a number.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -191,8 +193,8 @@ def _fault(energy: float, photons: float, before: float | None) -> str | None:
         return f"{photons:g} photons at {energy:g} keV; a spectrum has none below zero. Was a background subtracted?"
     if not LOWEST <= energy <= HIGHEST:
         return (
-            f"{photons:g} photons at {energy:g} keV; attenuation is known from {LOWEST:g} to {HIGHEST:g} keV. Energies are in "
-            "keV; leave out what lies outside."
+            f"{photons:g} photons at {energy:g} keV; attenuation is known from {LOWEST:g} to {HIGHEST:g} keV. Write "
+            "energies in keV, and leave out what lies outside."
         )
     if before is not None and energy <= before:
         how = "repeats" if energy == before else "comes after"
