@@ -73,7 +73,7 @@ def pixels_of(header: Dataset, index: int, stored: np.ndarray, name: str) -> tup
 
 
 def _frames(series: Series, part: Part, given: Given) -> Iterator[Radiograph]:
-    header = _header(part)
+    header = header_of(part)
     modality = str(header.get("Modality") or "").strip().upper()
     if modality in NOT_FRAMES:
         raise DicomError(
@@ -106,7 +106,8 @@ def _frames(series: Series, part: Part, given: Given) -> Iterator[Radiograph]:
             )
 
 
-def _header(part: Part) -> Dataset:
+def header_of(part: Part) -> Dataset:
+    """A file's header, without its pixels. Raises: DicomError where it breaks off."""
     try:
         with quiet(), part.open() as file:
             return dcmread(file, stop_before_pixels=True, force=True)

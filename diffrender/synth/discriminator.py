@@ -39,7 +39,7 @@ class UNetDiscriminator(nn.Module):
         self.pixel = spectral_norm(nn.Conv2d(channels[0], 1, 1))
 
     def forward(self, pictures: Float[Tensor, "n 1 h w"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 1 h w"]]:
-        """Logits of whole pictures, and of their pixels. Raises: SettingError for sides that cannot be halved so often."""
+        """Logits of whole pictures, and of their pixels. Raises: SettingError for sides that cannot be halved so."""
         if any(side % self.multiple for side in pictures.shape[2:]):
             raise SettingError(
                 f"This discriminator needs pictures whose sides are multiples of {self.multiple}, not "

@@ -54,7 +54,7 @@ class GeneratorSettings:
     channels: tuple[int, ...] = (12, 24, 48)
     tissues: bool = True
     opacity: float = 0.001
-    points: int = 160
+    points: int = 128
 
     def __post_init__(self):
         if self.mapper not in MAPPERS:
@@ -181,7 +181,8 @@ def _field(matter: Tensor, opacity: Tensor, ct: Given) -> Field:
 
 def _resized(hu: Float[Tensor, "k j i"], n: int) -> Float[Tensor, "n n n"]:
     """n voxels along each edge of the same box: means where they are fewer, interpolated where they are more."""
-    coarse = F.adaptive_avg_pool3d(hu[None, None], [min(n, size) for size in hu.shape])
+    k, j, i = (min(n, size) for size in hu.shape)
+    coarse = F.adaptive_avg_pool3d(hu[None, None], (k, j, i))
     return F.interpolate(coarse, [n] * 3, mode="trilinear", align_corners=False)[0, 0]
 
 
