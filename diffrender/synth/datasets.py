@@ -15,15 +15,15 @@ from typing import Any
 from diffrender.errors import PathError, SettingError, notify
 from diffrender.jobs import Job, Progress
 from diffrender.provenance import plain
-from diffrender.synth.balance import Balanced, balanced
+from diffrender.synth.balance import Seen, chosen, views_looked_at
 from diffrender.synth.coco import COCO, coco_of
-from diffrender.synth.imaging import Case, Imaging, Known, Piece, known, made
+from diffrender.synth.imaging import RECORDS, Case, Imaging, Known, Piece, known, made, shown_in_views
 from diffrender.synth.manifest import MANIFEST, SPLITS, Entry, lines_of
 from diffrender.synth.pool import in_pool
 from diffrender.synth.store import Store
 
 SETTINGS = "dataset.json"
-PARTS = ".parts"
+LISTED = 8  # names in a message
 PIECE = 8  # images in one hand: what is lost with a process, and done again
 
 Work = Callable[[Callable[[Piece], list[str]], Sequence[Piece], int], Iterable[tuple[Piece, list[str]]]]
@@ -115,19 +115,21 @@ def _steps(
         yield Progress(0, 0)
         looked_at = _distinct([known(case) for case in cases])
         _begin(store, settings, looked_at)
-        wanted = _wanted(settings, looked_at)
-        done = {name.removesuffix(".json") for name in store.names(PARTS, ".json")}
+        wanted = yield from _wanted(settings, looked_at)
+        done = {name.removesuffix(".json") for name in store.names(RECORDS, ".json")}
         total = sum(len(views) for _, views in wanted)
         if _complete(store, settings, wanted):
             yield Progress(total, total)
             return Dataset(url, tuple(_entries(store)))
         pieces = _pieces(wanted, done, settings, url, workers)
-        count = total - sum(len(piece.views) for piece in pieces)
+        count, hidden = total - sum(len(piece.views) for piece in pieces), {}
         yield Progress(count, total)
         for piece, unseen in work(made, pieces, workers):
             count += len(piece.views)
-            _say_unseen(piece, unseen)
+            before = hidden.get(piece.case, unseen)
+            hidden[piece.case] = [name for name in unseen if name in before]
             yield Progress(count, total)
+        _say_hidden(hidden)
         return _finished(store, settings, wanted)
 
 
@@ -189,10 +191,19 @@ def _check_grows(store: Store, before: Mapping[str, Any], now: Mapping[str, Any]
         )
 
 
-def _wanted(settings: DatasetSettings, cases: Sequence[Known]) -> list[tuple[Known, tuple[int, ...]]]:
+def _wanted(
+    settings: DatasetSettings, cases: Sequence[Known]
+) -> Generator[Progress, None, list[tuple[Known, tuple[int, ...]]]]:
+    """The views of each CT; where they are chosen by what they show, the steps are CTs looked at."""
     if not settings.balance:
         return [(case, tuple(range(settings.views))) for case in cases]
-    return balanced(cases, Balanced(settings.balance, settings.views * len(cases), settings.seed), settings.imaging)
+    names, count = list(settings.balance), settings.views * len(cases)
+    seen = []
+    for case in cases:
+        looked_at = views_looked_at(count, len(cases))
+        seen.append(Seen(case.key, shown_in_views(case, names, looked_at, settings.seed, settings.imaging)))
+        yield Progress(0, 0)
+    return list(zip(cases, chosen(seen, settings.balance, count), strict=True))
 
 
 def _pieces(
@@ -209,7 +220,7 @@ def _pieces(
 
 def _complete(store: Store, settings: DatasetSettings, wanted: Sequence[tuple[Known, tuple[int, ...]]]) -> bool:
     """Whether the manifest already holds just these images, and nothing is left to be cleared."""
-    if not store.has(MANIFEST) or store.names(PARTS):
+    if not store.has(MANIFEST) or store.names(RECORDS):
         return False
     names = {entry["name"] for entry in _entries(store)}
     return names == {case.image(view) for case, views in wanted for view in views}
@@ -219,12 +230,14 @@ def _entries(store: Store) -> list[Entry]:
     return [json.loads(line) for line in store.read(MANIFEST).decode("utf-8").splitlines()]
 
 
-def _say_unseen(piece: Piece, unseen: Sequence[str]) -> None:
-    if unseen:
-        notify(
-            f"{piece.case.case.path}: {', '.join(unseen[:8])}{' and others' if len(unseen) > 8 else ''} "
-            f"{'do' if len(unseen) > 1 else 'does'} not show in view {piece.views[0]}, so their masks are empty there."
-        )
+def _say_hidden(hidden: Mapping[Known, Sequence[str]]) -> None:
+    for case, names in hidden.items():
+        if names:
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            notify(
+                f"{case.case.path}: {', '.join(names[:LISTED])}{more} {'do' if len(names) > 1 else 'does'} not show in "
+                "any of the views made now: out of the picture, or too thin. Their masks are empty."
+            )
 
 
 def _finished(store: Store, settings: DatasetSettings, wanted: Sequence[tuple[Known, tuple[int, ...]]]) -> Dataset:
@@ -235,7 +248,7 @@ def _finished(store: Store, settings: DatasetSettings, wanted: Sequence[tuple[Kn
     for case, views in wanted:
         for view in views:
             name = case.image(view)
-            part = f"{PARTS}/{name}.json"
+            part = f"{RECORDS}/{name}.json"
             entry = earlier.get(name) or json.loads(store.read(part))
             entries.append({**entry, "split": splits[case.key]})
             parts.append(part)
@@ -256,10 +269,6 @@ def split_of(patients: Mapping[str, str], settings: DatasetSettings) -> dict[str
         return hashlib.sha256(f"{settings.seed} {patient}".encode()).hexdigest()
 
     shuffled = sorted(set(patients.values()), key=place)
-    ends, so_far = [], 0.0
-    for share in settings.splits:
-        so_far += share
-        ends.append(so_far * len(shuffled))
     counts = _shared_out(len(shuffled), settings.splits)
     names = [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
     found = dict(zip(shuffled, names, strict=True))

@@ -3,25 +3,35 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
+from jaxtyping import Bool
 
 from diffrender.camera import Camera
-from diffrender.errors import SettingError
+from diffrender.errors import PathError, SettingError
+from diffrender.io.files import kind_of
 from diffrender.io.volumes import read_volume
-from diffrender.provenance import hash_of
+from diffrender.physics.presentation import present
+from diffrender.physics.presets import examination
+from diffrender.physics.settings import Physics
+from diffrender.provenance import hash_of, plain
 from diffrender.synth.balance import shown
-from diffrender.synth.mask_rules import DEFAULT_RULES, MaskRule, outline_volume
+from diffrender.synth.boxes import boxes_of, projected_landmarks
+from diffrender.synth.lungs import with_lungs
+from diffrender.synth.mask_rules import DEFAULT_RULES, MaskRule, masks_of, outlines_of, unseen
+from diffrender.synth.outlines import Outlines
 from diffrender.synth.store import Store, fetched
 from diffrender.synth.views import ViewSpread, drawn_camera, spread_preset
-from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files
+from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files, presented_file
 from diffrender.volume import Volume
-from diffrender.xray import RadiographSettings, Scene, scene_of
+from diffrender.xray import KINDS, Radiograph, RadiographSettings, Scene, radiograph, scene_of
 
+RECORDS = ".parts"  # a record for each image that is done, until the manifest holds them all
+OWN = "own"  # physics: that of the view's examination
 NAME_LENGTH = 12  # of a hash: enough to tell millions of CTs apart
-ALL_NAMES = "totalsegmentator-v1", "totalsegmentator-v2"
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Case:
 
     Attributes:
         path, labels, names, series: as `read_volume` takes them, or URLs that fsspec reaches.
+        landmarks: a JSON file, {name: [R, A, S]} [mm]; they are projected into every view.
         patient: who it is of: CTs of one patient are in one split. By default what DICOM says, else each CT is a
             patient of its own. It is written nowhere.
     """
@@ -38,6 +49,7 @@ class Case:
     labels: str | None = None
     names: str | None = None
     series: str | None = None
+    landmarks: str | None = None
     patient: str | None = None
 
 
@@ -79,36 +91,58 @@ class Imaging:
     Attributes:
         view: a spread of views, or the name of one of its presets.
         image_size: (h, w) [px].
-        pixel_size: [mm], on the detector; None: the detector is sized to the view.
-        xray: physics, or none, and what is made of it; its threshold and masks give way to `rules`.
+        pixel_size: [mm], on the detector; None: the detector is sized to what the view is of.
+        physics: "own", that of the view's examination; of one's own; or None: one energy, nothing else.
+        kind: of the values, "log-attenuation" or "intensity".
+        presented: greys as on a viewing station, bone bright, in the values' place; of PNG alone.
         rules: what a mask is, label by label.
+        lungs: lungs are found in the CT where it has no label of them.
         image: "png" (16 bits) or "nifti".
         masks: "npz" (masks and path lengths of all labels), "tiff" (a page for each label) or "png" (a file for each).
-        presented: greys as on a viewing station instead of log-attenuation or intensity.
         dicom: also a DX image and a Segmentation, marked as synthetic.
     Raises: SettingError.
     """
 
-    view: str | ViewSpread = "chest-pa"
+    view: str | ViewSpread = "frontal"
     image_size: tuple[int, int] = (256, 256)
     pixel_size: float | None = None
-    xray: RadiographSettings = field(default_factory=RadiographSettings)
+    physics: str | Physics | None = OWN
+    kind: str = "log-attenuation"
+    presented: bool = False
     rules: tuple[MaskRule, ...] = DEFAULT_RULES
+    lungs: bool = False
     image: str = "png"
     masks: str = "npz"
-    presented: bool = False
     dicom: bool = False
 
     def __post_init__(self):
-        for name, value, offered in (("image", self.image, IMAGES), ("masks", self.masks, MASKS)):
-            if value not in offered:
-                raise SettingError(f"{name} is one of {', '.join(offered)}, not {value!r}.")
+        offered = (("image", self.image, IMAGES), ("masks", self.masks, MASKS), ("kind", self.kind, KINDS))
+        for name, value, names in offered:
+            if value not in names:
+                raise SettingError(f"{name} is one of {', '.join(names)}, not {value!r}.")
         if min(self.image_size) < 1:
             raise SettingError(f"image_size is (rows, columns), each 1 or more; not {self.image_size}.")
+        if self.presented and self.image != "png":
+            raise SettingError("Greys as on a viewing station are written as PNG; NIfTI holds values. Choose one.")
+        if isinstance(self.physics, str) and self.physics != OWN:
+            examination(self.physics)
+        _ = self.spread
 
     @property
     def spread(self) -> ViewSpread:
         return spread_preset(self.view) if isinstance(self.view, str) else self.view
+
+    @property
+    def examination(self) -> str:
+        """Whose physics and presentation are taken where none are given."""
+        named = self.spread.view
+        return named if isinstance(named, str) else "frontal"
+
+    def xray(self) -> RadiographSettings:
+        physics = self.physics
+        if isinstance(physics, str):
+            physics = examination(self.examination if physics == OWN else physics).physics
+        return RadiographSettings(self.kind, physics=physics)
 
 
 @dataclass(frozen=True)
@@ -134,29 +168,28 @@ def known(case: Case) -> Known:
 
 
 def made(piece: Piece) -> list[str]:
-    """Make and write the images of a piece. Returns the names of labels that the last one does not show.
+    """Make and write the images of a piece. Returns the names of labels that none of them shows.
 
-    A record in `.parts` is written last: with it an image counts as done.
+    An image's record is written last: with it the image counts as done.
     """
-    ready = _ready(piece.case.case, piece.imaging.xray, piece.imaging.rules)
-    store, unseen = Store(piece.url), []
+    ready = _ready(piece.case.case, piece.imaging)
+    store, hidden = Store(piece.url), None
     for view in piece.views:
-        taken, seed = _taken(ready, piece, view)
+        taken = _taken(ready, piece, view)
         name = piece.case.image(view)
-        image = image_file(name, taken, piece.imaging.image, piece.imaging.presented)
+        image = _image_file(name, taken, piece.imaging)
         masks = mask_files(name, taken, piece.imaging.masks)
         files = {**image, **masks}
         if piece.imaging.dicom:
             from diffrender.synth.dicom_pairs import dicom_files
 
-            files |= dicom_files(name, taken, ready.volume.header)
+            files |= dicom_files(name, f"{piece.case.key} {piece.seed}", view + 1, taken)
         for file, content in files.items():
             store.write(file, content)
-        record = _record(piece, view, seed, taken, next(iter(image)), list(masks))
-        store.write(f".parts/{name}.json", json.dumps(record, sort_keys=True).encode())
-        seen = {label["id"] for label in record["labels"]}
-        unseen = [taken.label_name(label) for label in taken.ids if label not in seen]
-    return unseen
+        record = _record(ready, piece, view, taken, next(iter(image)), list(masks))
+        store.write(f"{RECORDS}/{name}.json", json.dumps(record, sort_keys=True).encode())
+        hidden = [name for name in unseen(taken) if hidden is None or name in hidden]
+    return hidden or []
 
 
 def camera_of(volume: Volume, case: Known, view: int, seed: int, imaging: Imaging) -> Camera:
@@ -172,38 +205,112 @@ def camera_of(volume: Volume, case: Known, view: int, seed: int, imaging: Imagin
     )
 
 
-def shown_in_views(case: Known, names: Sequence[str], views: int, seed: int, imaging: Imaging) -> torch.Tensor:
-    """(view, label) bool: which labels the first `views` views show."""
-    volume = _volume(case.case)
+def shown_in_views(
+    case: Known, names: Sequence[str], views: int, seed: int, imaging: Imaging
+) -> Bool[torch.Tensor, "view label"]:
+    """Which labels the first `views` views show."""
+    volume = _volume(case.case, imaging.lungs)
     return shown(volume, names, [camera_of(volume, case, view, seed, imaging) for view in range(views)])
 
 
 def noise_seed(case: Known, view: int, seed: int) -> int:
     """Of one image's noise: of its CT, its view and the seed alone."""
-    return int(hashlib.sha256(f"noise {case.ct} {view} {seed}".encode()).hexdigest()[:12], 16)
+    return int(hashlib.sha256(f"noise {case.ct} {view} {seed}".encode()).hexdigest()[:8], 16)
 
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
+    """A CT made ready for all its views."""
+
     volume: Volume
     scene: Scene
-    outlines: Volume | None
+    outlines: Outlines | None
+    landmarks: dict[str, torch.Tensor]
 
 
-def _volume(case: Case) -> Volume:
-    names = case.names
-    with fetched(case.path) as path:
-        if case.labels is None:
-            return read_volume(path, series=case.series)
-        with fetched(case.labels) as labels:
-            if names is None or names in ALL_NAMES:
-                return read_volume(path, labels=labels, names=names, series=case.series)
-            with fetched(names) as table:
-                return read_volume(path, labels=labels, names=table, series=case.series)
+@lru_cache(maxsize=1)  # kept while its pieces follow each other
+def _ready(case: Case, imaging: Imaging) -> _Ready:
+    volume = _volume(case, imaging.lungs)
+    outlines = outlines_of(volume, imaging.rules) if volume.label_ids else None
+    return _Ready(volume, scene_of(volume, imaging.xray()), outlines, _landmarks(case.landmarks))
 
 
-@lru_cache(maxsize=1)
-def _ready(case: Case, settings: RadiographSettings, rules: tuple[MaskRule, ...]) -> _Ready:
-    """A CT made ready for all its views; kept while its pieces follow each other."""
-    volume = _volume(case)
-    return _Ready(volume, scene_of(volume, settings), outline_volume(volume, rules))
+def _volume(case: Case, lungs: bool) -> Volume:
+    with fetched(case.path) as path, fetched(case.labels or ".") as labels, fetched(case.names or ".") as names:
+        volume = read_volume(
+            path, labels=labels if case.labels else None, names=names if case.names else None, series=case.series
+        )
+    return with_lungs(volume) if lungs else volume
+
+
+def _landmarks(file: str | None) -> dict[str, torch.Tensor]:
+    """Raises: PathError for a file that holds none."""
+    if file is None:
+        return {}
+    with fetched(file) as path:
+        try:
+            with open(path, encoding="utf-8") as opened:
+                data = json.load(opened)
+            places = data.get("landmarks", data)
+            return {str(name): torch.tensor([float(n) for n in place]) for name, place in places.items()}
+        except (OSError, ValueError, TypeError, AttributeError) as problem:
+            raise PathError(f'{file} holds no landmarks, as {{"FH-l": [R, A, S]}} in mm: {problem}.') from None
+
+
+def _patient_in(path: str) -> str | None:
+    """The patient of a DICOM CT, of whom nothing but equality is used."""
+    if kind_of(path) not in ("folder", "zip", "dicom"):
+        return None
+    header = read_volume(path).header or {}
+    return header.get("PatientID") or None
+
+
+def _taken(ready: _Ready, piece: Piece, view: int) -> Radiograph:
+    camera = camera_of(ready.volume, piece.case, view, piece.seed, piece.imaging)
+    settings = ready.scene.settings
+    if settings.physics is not None:
+        physics = replace(settings.physics, seed=noise_seed(piece.case, view, piece.seed))
+        settings = replace(settings, physics=physics)
+    taken = radiograph(replace(ready.scene, settings=settings), camera)
+    return masks_of(taken, piece.imaging.rules, ready.outlines) if taken.ids else taken
+
+
+def _image_file(name: str, taken: Radiograph, imaging: Imaging) -> dict[str, bytes]:
+    if not imaging.presented:
+        return image_file(name, taken, imaging.image)
+    p = taken.pixels[0] if taken.kind == "log-attenuation" else -torch.log(taken.pixels[0])
+    greys = present(p, examination(imaging.examination).presentation, taken.exposed)
+    return presented_file(name, greys.numpy(), taken)
+
+
+def _record(
+    ready: _Ready, piece: Piece, view: int, taken: Radiograph, image: str, masks: Sequence[str]
+) -> dict[str, Any]:
+    """The manifest's line, but for the split, which hangs on all CTs."""
+    labels = []
+    if taken.masks is not None:
+        counts, boxes = taken.masks.flatten(1).sum(1).tolist(), boxes_of(taken.masks.bool()).tolist()
+        seen = zip(taken.ids, counts, boxes, strict=True)
+        labels = [
+            {"id": label, "name": taken.label_name(label), "pixels": int(count), "box": box}
+            for label, count, box in seen
+            if count
+        ]
+    files: Any = masks[0] if len(masks) == 1 else list(masks) or None
+    if piece.imaging.masks == "png" and masks:
+        files = {taken.label_name(label): file for label, file in zip(taken.ids, masks, strict=True)}
+    places = projected_landmarks(ready.landmarks, taken.camera)
+    return {
+        "name": piece.case.image(view),
+        "image": image,
+        "masks": files,
+        "camera": taken.camera.to_dict(),
+        "physics": plain(piece.imaging.xray().physics),
+        "values": "presented" if piece.imaging.presented else taken.kind,
+        "ct": piece.case.ct,
+        "labels": labels,
+        "landmarks": {name: [mark.row, mark.column] for name, mark in places.items() if mark.visible},
+        "view": view,
+        "seed": piece.seed,
+        "synthetic": True,
+    }

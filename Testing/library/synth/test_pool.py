@@ -56,7 +56,7 @@ def test_every_piece_is_done_and_a_lost_process_has_its_piece_done_by_another(tm
 
 
 def test_a_piece_that_ends_every_process_is_given_up(tmp_path):
-    with pytest.warns(Notice), pytest.raises(DiffRenderError, match="3 times.*memory"):
+    with pytest.warns(Notice), pytest.raises(DiffRenderError, match=r"3 times.*memory"):
         work_of(always_dies, 4, tmp_path, 1)
 
 
