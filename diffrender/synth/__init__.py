@@ -9,6 +9,20 @@ from typing import Any
 _HOME = {
     "lungs_of": "lungs",
     "with_lungs": "lungs",
+    "train": "training",
+    "TrainedVRR": "training",
+    "VRRSettings": "vrr_settings",
+    "vrr_preset": "vrr_settings",
+    "GeneratorSettings": "fields",
+    "VRRGenerator": "generator",
+    "drr_baseline": "generator",
+    "generated_views": "generator",
+    "save_generator": "generator",
+    "load_generator": "generator",
+    "XrayPictures": "xray_folder",
+    "read_xrays": "xray_folder",
+    "realism_distances": "realism",
+    "fidelity_distances": "fidelity",
 }
 
 __all__ = [*_HOME]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
