@@ -105,7 +105,7 @@ def _enhanced(
         coarser = torch.where(weight > 1e-3, coarser, values)
         made, finer = made + factor * (finer - coarser), coarser
     made = made + finer + presentation.evened * (finer.detach()[body].mean() - finer)
-    thin = BODY * values.detach()[body].median()
+    thin = max(BODY * values.detach()[body].median().item(), AIR)
     return values + (made - values) * (values.detach() / thin).clamp(0, 1)  # less and less towards the skin; not in air
 
 

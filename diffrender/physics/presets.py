@@ -26,18 +26,12 @@ class Examination:
     what: str
 
 
-def _bucky(kvp: float, dose: float, aluminium: float = 3.0, copper: float = 0.0, towards: str = "top") -> Physics:
-    return Physics(
-        kvp=kvp,
-        aluminium=aluminium,
-        copper=copper,
-        dose=dose,
-        grid=Grid(12.0),
-        focal_spot=1.0,
-        heel=Heel(anode_angle=16.0, towards=towards),
-    )
+def _bucky(kvp: float, dose: float, heel: Heel | None = None) -> Physics:
+    return Physics(kvp=kvp, aluminium=3.0, dose=dose, grid=Grid(12.0), focal_spot=1.0, heel=heel)
 
 
+# Without a heel nearer than 180 cm: detectors are sized to the volume, and may reach beyond what the anode lets out.
+_UPRIGHT = Heel(towards="top")
 _PELVIS = _bucky(77.0, 600.0)
 _FLUOROSCOPY = Physics(
     kvp=75.0,
@@ -51,8 +45,10 @@ _FLUOROSCOPY = Physics(
 )
 
 EXAMINATIONS: dict[str, Examination] = {
-    "chest-pa": Examination("chest-pa", _bucky(120.0, 60.0), _CHEST, "standing, 180 cm, 120 kVp, grid 12:1"),
-    "chest-lateral": Examination("chest-lateral", _bucky(120.0, 200.0), _CHEST, "standing, 180 cm, 120 kVp, grid 12:1"),
+    "chest-pa": Examination("chest-pa", _bucky(120.0, 60.0, _UPRIGHT), _CHEST, "standing, 180 cm, 120 kVp, grid 12:1"),
+    "chest-lateral": Examination(
+        "chest-lateral", _bucky(120.0, 200.0, _UPRIGHT), _CHEST, "standing, 180 cm, 120 kVp, grid 12:1"
+    ),
     "chest-ap-bedside": Examination(
         "chest-ap-bedside",
         Physics(
