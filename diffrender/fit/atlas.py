@@ -137,6 +137,8 @@ def _turned(points: np.ndarray, faces: np.ndarray, source: str) -> Mesh:
 
 
 def _first_line(problem: BaseException) -> str:
+    if "pickle" in str(problem):  # what numpy says of any other file, with the advice to trust it
+        return "it holds no plain arrays"
     return str(problem).strip().partition("\n")[0].strip("'") or type(problem).__name__
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 WIDTH, HEIGHT, LEFT, BELOW = 760, 300, 46, 46  # px
+LABEL = 110  # px, the most that two numbers take
 GRID = 'stroke="var(--line)" stroke-width="1"'
 
 
@@ -61,7 +62,8 @@ def line(costs: Sequence[float], what: str) -> str:
         y = 30 + (HEIGHT - BELOW - 30) * (1 - np.array(fallen(stage)))
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
         parts.append(f'<polyline points="{points}" fill="none" stroke="var(--found)" stroke-width="2"/>')
-        parts.append(f'<text x="{x[0]:.1f}" y="20">{stage[0]:.4g} to {stage[-1]:.4g}</text>')
+        at, anchor = (x[0], "start") if x[0] < WIDTH - LABEL else (WIDTH, "end")
+        parts.append(f'<text x="{at:.1f}" y="20" text-anchor="{anchor}">{stage[0]:.4g} to {stage[-1]:.4g}</text>')
         done += len(stage)
     parts.append(f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(what)}</text>')
     return _svg(parts, what)

@@ -17,6 +17,7 @@ from diffrender.io.whole import write_whole
 COLOURS = {"start": "var(--start)", "fit": "var(--found)", "floor of the model": "var(--floor)"}
 KINDS = {"start": "before", "fit": "after", "floor of the model": "floor"}
 WORST = 3  # shown of each preset
+FEW = 8  # fits of a preset are all shown
 CAUSES = ("depth", "in_plane", "rotation", "shape", "projected", "mtre")
 
 
@@ -26,7 +27,7 @@ def evaluation_report(evaluation: Evaluation, title: str = "Evaluation of pelvis
     rows = {name: evaluation.of(name) for name in presets}
     sections = [
         section("What was tried", _tried(evaluation)),
-        section("Errors before, after, and the model's own floor", table(_summary(rows))),
+        section("Errors before, after, and the model's own floor, mm", table(_summary(rows))),
         section("What the error is made of", table(_causes(rows))),
         section("Are the stated deviations right?", table(_calibration(rows))),
         section("Distributions", _distributions(rows)),
@@ -97,7 +98,7 @@ def _summary(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]
         "mean surface",
         "landmark, 90th percentile",
         "better than start",
-        "seconds, of the processor (medians)",
+        "seconds on the clock, of the processor (medians)",
     ]
     lines = [head]
     for name, some in rows.items():
@@ -153,17 +154,8 @@ def _distributions(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def _shown_fits(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> str:
     """The best, the middle and the worst fits, as pictures."""
     ranked = sorted(rows, key=lambda row: row["after"]["landmark"])
-    chosen = {
-        0: "best",
-        len(ranked) // 4: "first quartile",
-        len(ranked) // 2: "median",
-        3 * len(ranked) // 4: "third quartile",
-    }
-    chosen |= {len(ranked) - 1 - n: "worst" if n == 0 else f"worst but {n}" for n in range(WORST)}
     pictures = []
-    for number, what in sorted(chosen.items()):
-        if not 0 <= number < len(ranked):
-            continue
+    for number, what in _chosen(len(ranked)).items():
         row = ranked[number]
         file = None if folder is None or row["overlay"] is None else folder / row["overlay"]
         if file is not None and file.is_file():
@@ -176,6 +168,17 @@ def _shown_fits(rows: Sequence[Mapping[str, Any]], folder: Path | None) -> str:
     kinds = ", ".join(sorted({f"{row['outcome']} {_count(rows, row['outcome'])}" for row in rows}))
     legend = f"<p>Orange: the start. Green: the truth. Blue: the fit. Outcomes: {html.escape(kinds)}.</p>"
     return legend + figures(pictures)
+
+
+def _chosen(count: int) -> dict[int, str]:
+    """Which of the fits, the best first, are shown, and what each is called."""
+    if count <= FEW:
+        names = {n: f"number {n + 1} of {count}" for n in range(count)}
+    else:
+        names = {count // 4: "first quartile", count // 2: "median", 3 * count // 4: "third quartile"}
+        names |= {count - 1 - n: f"worst but {n}" for n in range(1, WORST)}
+    names |= {count - 1: "worst", 0: "best"} if count > 1 else {}
+    return dict(sorted(names.items()))
 
 
 def _count(rows: Sequence[Mapping[str, Any]], outcome: str) -> int:

@@ -22,6 +22,7 @@ import torch
 from diffrender.errors import DiffRenderError, MeshError, PathError, notify
 from diffrender.fit.repair import open_edges
 from diffrender.fit.shape import Joint, Landmark, ShapeModel
+from diffrender.fit.training import METRES
 from diffrender.io.files import found
 from diffrender.io.whole import write_whole
 
@@ -221,8 +222,11 @@ def _joint(group: h5py.Group, parts: tuple[tuple[str, int], ...], shown: str) ->
 
 def _say_of(mean: np.ndarray, faces: np.ndarray, shown: str) -> None:
     size = float(np.linalg.norm(mean.max(0) - mean.min(0)))
-    if size < 3.0:
-        notify(f"{shown} is {size:.3g} mm across: perhaps it was built in metres. Build it from meshes in millimetres.")
+    if size < METRES:
+        raise MeshError(
+            f"{shown} is {size:.3g} mm across: it seems to have been built in metres. Build it from meshes in "
+            "millimetres; `fit model` brings metres to millimetres."
+        )
     if count := open_edges(faces):
         notify(f"{shown}: its surface has {count} open edges, so that some path lengths through it are guesses.")
 

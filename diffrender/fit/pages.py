@@ -16,13 +16,15 @@ from PIL import Image
 from diffrender import __version__
 
 TEMPLATE = Path(__file__).with_name("report.html")
+QUALITY = 90  # of JPEG
 
 
 def figure(image: Shaped[np.ndarray, "h w 3"], caption: str) -> str:
     """A picture with what stands under it."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return encoded(buffer.getvalue(), "png", caption)
+    # A frame's noise makes a PNG four times as large; colours at full resolution, for thin lines.
+    Image.fromarray(image).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return encoded(buffer.getvalue(), "jpeg", caption)
 
 
 def encoded(content: bytes, kind: str, caption: str) -> str:
@@ -31,9 +33,9 @@ def encoded(content: bytes, kind: str, caption: str) -> str:
     return f'<figure><img src="data:image/{kind};base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
-def figures(pictures: Sequence[str]) -> str:
-    """Figures side by side."""
-    return f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
+def figures(pictures: Sequence[str], three: bool = False) -> str:
+    """Figures side by side: as many as there is room for, or three in a row."""
+    return f'<div class="pictures{" three" * three}">{"".join(pictures)}</div>' if pictures else ""
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

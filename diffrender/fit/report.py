@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from diffrender.camera import Camera
+from diffrender.display import annotated_colours
 from diffrender.fit import charts
 from diffrender.fit.overlay import FOUND, START, outline_of, overlay, parts_of, shown_size
 from diffrender.fit.pages import figure, figures, page, section, table
@@ -19,7 +20,12 @@ from diffrender.mesh import Mesh
 from diffrender.xray import Radiograph
 
 SHOWN = 420  # px
+FIELDS = 8  # of a chessboard, along the longer side
 WIDEST = 0.98  # quantile of the deviations that is yellow
+SHAPE_TOO = (
+    "Landmarks and vertices err by more than the place of the whole body: theirs hold the shape too, with what the "
+    "model cannot show of it."
+)
 
 
 def fit_report(
@@ -28,6 +34,7 @@ def fit_report(
     model: ShapeModel | None = None,
     start: Mesh | None = None,
     title: str = "Registration",
+    began: Sequence[str] = (),
 ) -> str:
     """One fit for a person: overlays before and after, residuals, convergence, certainty.
 
@@ -36,27 +43,38 @@ def fit_report(
         radiographs: the frames that were fitted, in the fit's order.
         model: that was fitted; its parts are outlined each by itself.
         start: the mesh where the fit began, RAS [mm].
+        began: where that is, a sentence for each start.
     """
-    sections = [section("Result", f"<p><strong>{html.escape(fit.outcome)}.</strong> {html.escape(fit.sentence)}</p>")]
+    sections = [section("Result", _result(fit, began))]
     for n, radiograph in enumerate(radiographs):
         name = "Frame" if len(radiographs) == 1 else f"Frame {n + 1} of {len(radiographs)}"
-        sections.append(section(name, figures(_frame_pictures(fit, n, radiograph, model, start))))
+        shown = figures(_overlays(fit, radiograph, model, start)) + figures(_compared(fit, n, radiograph.camera), True)
+        sections.append(section(name, shown))
     sections.append(
         section(
             "Convergence",
-            charts.line(fit.history, f"cost over {len(fit.history)} accepted steps, at each resolution in turn"),
+            charts.line(
+                fit.history,
+                f"cost at {len(fit.history)} steps, at each resolution in turn, from its highest to its lowest",
+            ),
         )
     )
     sections.append(section("Certainty", _certainty(fit, radiographs[0].camera)))
     return page(title, sections)
 
 
-CAUSES = ("depth", "in_plane", "rotation", "shape", "projected", "mtre")
+def _result(fit: Fit, began: Sequence[str]) -> str:
+    stated = fit.certainty
+    lines = [f"<strong>{html.escape(fit.outcome)}.</strong> {html.escape(fit.sentence)}"]
+    lines += [f"Began: {html.escape(one)}" for one in began]
+    lines.append(
+        f"Error of the place to be expected (one standard deviation): {stated.depth:.1f} mm in depth, along the first "
+        f"view's axis, and {stated.in_plane:.1f} mm across it."
+    )
+    return "".join(f"<p>{line}</p>" for line in lines)
 
 
-def _frame_pictures(
-    fit: Fit, n: int, radiograph: Radiograph, model: ShapeModel | None, start: Mesh | None
-) -> list[str]:
+def _overlays(fit: Fit, radiograph: Radiograph, model: ShapeModel | None, start: Mesh | None) -> list[str]:
     camera = radiograph.camera
     parts = (lambda mesh: mesh) if model is None else (lambda mesh: parts_of(mesh, model.parts))
     found = []
@@ -66,33 +84,46 @@ def _frame_pictures(
     if fit.mesh is not None:
         after = overlay(radiograph, [outline_of(parts(fit.mesh), camera, FOUND, "fit", SHOWN)], SHOWN)
         found.append(figure(after, "After: the fitted bones"))
-    if n < len(fit.frames):
-        shown = fit.frames[n]
-        for image, caption in ((shown.shown, "The frame as it was compared"), (shown.predicted, "The fit's own")):
-            found.append(figure(_grey(image), caption))
-        found.append(figure(_signed(shown.residual), "What is left: red brighter in the frame, blue darker"))
     return found
+
+
+def _compared(fit: Fit, n: int, camera: Camera) -> list[str]:
+    if n >= len(fit.frames):
+        return []
+    frame, whose = fit.frames[n], "CT" if fit.mesh is None else "fitted bones"
+    shown, own = _grey(frame.shown), _grey(frame.predicted)
+    pictures = [
+        (shown, "The frame as it was compared"),
+        (own, f"The same of the picture that the {whose} would give"),
+        (_signed(frame.residual), "What is left: red where the frame is brighter than the fit, blue where darker"),
+    ]
+    if fit.mesh is None:
+        pictures.append((_chequered(shown, own), "Both in turns, as on a chessboard: bones run on from field to field"))
+    return [figure(_lettered(picture, camera), caption) for picture, caption in pictures]
 
 
 def _certainty(fit: Fit, camera: Camera) -> str:
     stated = fit.certainty
-    lines = [["one standard deviation of the error to be expected", ""]]
-    lines += [["depth, along the first view's axis", f"{stated.depth:.1f} mm"]]
-    lines += [["across it", f"{stated.in_plane:.1f} mm"]]
-    turn = ", ".join(f"{d:.1f}" for d in torch.rad2deg(stated.pose[3:]).tolist())
-    lines += [["rotation about right, front, head", f"{turn} degrees"]]
-    lines += [
-        [f"landmark {name} (right, front, head)", ", ".join(f"{d:.1f}" for d in spread.tolist()) + " mm"]
-        for name, spread in stated.landmarks.items()
-    ]
+    lines = [["one standard deviation of the error to be expected", "right", "front", "head"]]
+    for name, spread, unit in (
+        ("place of the body's middle", stated.pose[:3], "mm"),
+        ("rotation about this axis", torch.rad2deg(stated.pose[3:]), "degrees"),
+        *((f"landmark {name}", spread, "mm") for name, spread in stated.landmarks.items()),
+    ):
+        lines.append([name, *(f"{value:.1f} {unit}" for value in spread.tolist())])
+    told = "" if fit.mesh is None else f"<p>{SHAPE_TOO}</p>"
     pictures = []
     if fit.mesh is not None and len(stated.vertices):
         spread = stated.vertices.double().square().sum(1).sqrt()
         image, (low, high) = certainty_picture(fit.mesh, spread, camera)
         pictures.append(
-            figure(image, f"Deviation of each vertex, from {low:.1f} mm (dark blue) to {high:.1f} (yellow)")
+            figure(
+                _lettered(image, camera),
+                f"Deviation of each vertex, the three axes together: from {low:.1f} mm (dark blue) to {high:.1f} mm "
+                "(yellow), as the first frame sees the bones",
+            )
         )
-    return table(lines) + figures(pictures)
+    return table(lines) + told + figures(pictures)
 
 
 def certainty_picture(
@@ -128,7 +159,7 @@ def _grey(image: Float[Tensor, "h w"]) -> np.ndarray:
     values = image.detach().double().numpy()
     low, high = np.percentile(values[np.isfinite(values)], (1, 99))
     grey = np.rint(((np.nan_to_num(values) - low) / max(high - low, 1e-9)).clip(0, 1) * 255).astype(np.uint8)
-    return _large(np.repeat(grey[..., None], 3, axis=2))
+    return np.repeat(grey[..., None], 3, axis=2)
 
 
 def _signed(image: Float[Tensor, "h w"]) -> np.ndarray:
@@ -136,10 +167,16 @@ def _signed(image: Float[Tensor, "h w"]) -> np.ndarray:
     share = (values / max(float(np.percentile(np.abs(values), 99)), 1e-9)).clip(-1, 1)
     white = 1 - np.abs(share)
     colours = np.stack([np.where(share > 0, 1, white), white, np.where(share < 0, 1, white)], axis=2)
-    return _large(np.rint(colours * 255).astype(np.uint8))
+    return np.rint(colours * 255).astype(np.uint8)
 
 
-def _large(image: UInt8[np.ndarray, "h w 3"]) -> np.ndarray:
-    scale = SHOWN / max(image.shape[:2])
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+def _chequered(one: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    row, column = np.indices(one.shape[:2])
+    field = max(1, max(one.shape[:2]) // FIELDS)
+    return np.where(((row // field + column // field) % 2 == 0)[..., None], one, other)
+
+
+def _lettered(image: UInt8[np.ndarray, "h w 3"], camera: Camera) -> UInt8[np.ndarray, "height width 3"]:
+    """As large as the overlays, with the letters of the camera's picture."""
+    opaque = np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2)
+    return annotated_colours(torch.from_numpy(opaque).permute(2, 0, 1) / 255, camera, SHOWN)

@@ -74,6 +74,7 @@ class FitSettings:
             raise SettingError(f"depth is a standard deviation [mm], 0 or more, not {self.depth!r}.")
         for name in ("steps", "modes", "seed"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < (name == "steps"):
-                raise SettingError(f"{name} is a whole number, not {getattr(self, name)!r}.")
+                least = int(name == "steps")
+                raise SettingError(f"{name} is a whole number, {least} or more, not {getattr(self, name)!r}.")
         if not self.tolerance > 0:
             raise SettingError(f"tolerance is above zero, not {self.tolerance!r}.")

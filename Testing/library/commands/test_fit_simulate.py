@@ -1,6 +1,8 @@
 """`diffrender fit simulate`: what lies in the folder, and that the frames are read back with their cameras."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ import diffrender as dr
 from diffrender.__main__ import main
 from diffrender.commands.fit import evaluate as evaluate_command
 from diffrender.commands.fit.evaluate import Preset, numbers_of
-from diffrender.commands.fit.simulate import Thing, angles_of, settings_of
+from diffrender.commands.fit.simulate import Thing, _next, angles_of, settings_of
 from diffrender.errors import SettingError
 from diffrender.fit.evaluation import PRESETS, RECORD
 from diffrender.fit.parametric import default_pelvis
 from diffrender.fit.simulation import SimulateSettings
 from diffrender.io import read_mesh, write_mesh
+from diffrender.mesh import Mesh
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,27 @@ def test_evaluates_choices_are_the_librarys():
 def test_evaluate_asks_for_an_atlas(tmp_path, capsys):
     assert main(["fit", "evaluate", str(tmp_path / "none"), "-o", str(tmp_path / "out")]) == 2
     assert "none" in capsys.readouterr().err
+
+
+def test_meshes_in_metres_or_open_are_said(typed, folder):
+    mesh = read_mesh(folder / "mesh.ply")
+    write_mesh(Mesh(mesh.vertices / 1000, mesh.faces), "metres.ply")
+    write_mesh(Mesh(mesh.vertices, mesh.faces[:-40]), "open.ply")
+    write_mesh(Mesh(mesh.vertices, mesh.faces[:30]), "one.ply")
+    ended = typed("fit", "simulate", "metres.ply", "--size", 24, "--without", "torso", "-o", "a")
+    assert ended.code == 0, ended.err
+    assert "is taken for metres, and multiplied by 1000" in ended.err
+    assert (read_mesh("a/mesh.ply").vertices - mesh.vertices).abs().max() < 0.1  # float32 written in metres
+    ended = typed("fit", "simulate", "open.ply", "--size", 24, "--without", "torso", "-o", "b")
+    assert ended.code == 0, ended.err
+    assert re.search(r"Not closed: sacrum \(\d+ open edges\)\.", ended.err)
+    ended = typed("fit", "simulate", "one.ply", "-o", "c")
+    assert (ended.code, "one.ply consists of" in ended.err) == (2, True)
+
+
+def test_what_can_be_typed_next_is_the_right_command():
+    there = Path("my frames")
+    assert _next("parametric", "model", there) == 'diffrender fit pelvis "my frames" -o fit'
+    assert _next("p.h5", "model", there) == 'diffrender fit pelvis "my frames" --model "p.h5" -o fit'
+    assert _next("m.ply", "meshes", there) == 'diffrender fit pelvis "my frames" --model F.h5 -o fit'
+    assert _next("CT.nii.gz", "ct", there) == 'diffrender fit ct "my frames" --ct "CT.nii.gz" -o fit'

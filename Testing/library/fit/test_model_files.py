@@ -1,7 +1,6 @@
 """Models in files: what statismo reads, what comes back, and what is refused."""
 
 import json
-import warnings
 
 import h5py
 import numpy as np
@@ -174,7 +173,7 @@ def test_other_files_are_no_models(tmp_path):
         load_shape_model(tmp_path / "none.h5")
 
 
-def test_open_surfaces_and_metres_are_noticed(file):
+def test_open_surfaces_are_noticed_and_metres_refused(file):
     with h5py.File(file, "a") as opened:
         cells = opened["representer/cells"][()][:, 3:]
         del opened["representer/cells"]
@@ -183,7 +182,5 @@ def test_open_surfaces_and_metres_are_noticed(file):
         load_shape_model(file)
     with h5py.File(file, "a") as opened:
         opened["model/mean"][...] *= 0.001
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", Notice)
+    with pytest.raises(MeshError, match=r"mm across: it seems to have been built in metres"):
         load_shape_model(file)
-    assert any("built in metres" in str(one.message) for one in caught)

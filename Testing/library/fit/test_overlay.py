@@ -1,6 +1,8 @@
 """Outlines on frames, and the pages they end up on."""
 
 import html.parser
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from diffrender.fit import charts
 from diffrender.fit.overlay import FOUND, TRUE, Outline, outline_of, overlay, parts_of
 from diffrender.fit.pages import figure, page, section, table
 from diffrender.fit.parametric import default_pelvis
-from diffrender.fit.report import certainty_picture, fit_report
+from diffrender.fit.report import SHOWN, _chequered, _signed, certainty_picture, fit_report
 from diffrender.fit.result import Certainty, Fit, Fitted
 from diffrender.fit.simulation import SimulateSettings, cios_camera, simulate
 from diffrender.mesh import Mesh
@@ -129,7 +131,9 @@ def test_box_plots_stand_at_their_medians():
     assert (floor - heights[0]) / (floor - heights[1]) == pytest.approx(2.0, rel=0.02)
 
 
-def test_the_report_of_a_fit_shows_before_after_and_certainty():
+@pytest.fixture(scope="module")
+def fitted():
+    """A frame, a fit that tells of it, and the mesh where it began."""
     model = default_pelvis()
     camera = cios_camera(size=64)
     body = model.mesh()
@@ -140,14 +144,64 @@ def test_the_report_of_a_fit_shows_before_after_and_certainty():
     certainty = Certainty(
         torch.eye(6), torch.full((6,), 0.1), 6.5, 0.8, torch.rand(len(body.vertices), 3), {"FH-l": torch.ones(3)}
     )
-    fitted = Fitted(image, image, image - image.mean(), torch.zeros(3, 64, 64, dtype=torch.bool))
+    frame = Fitted(image, image, image - image.mean(), torch.zeros(3, 64, 64, dtype=torch.bool))
     pose, shape, turn, said = torch.eye(4), torch.zeros(2), torch.zeros(3), "It lies < there."
-    fit = Fit(body, pose, shape, turn, {}, "converged", said, certainty, (fitted,), (3.0, 2.0))
-    start = Mesh(body.vertices + 5, body.faces)
-    tags = checked(text := fit_report(fit, [radiograph], model, start))
+    fit = Fit(body, pose, shape, turn, {}, "converged", said, certainty, (frame,), (3.0, 2.0))
+    return radiograph, fit, model, Mesh(body.vertices + 5, body.faces)
+
+
+def test_the_report_of_a_fit_shows_before_after_and_certainty(fitted):
+    radiograph, fit, model, start = fitted
+    tags = checked(text := fit_report(fit, [radiograph], model, start, began=["At <b>."]))
     assert tags.images == 6  # before, after, three of the comparison, certainty
-    assert "6.5 mm" in text
+    assert "6.5 mm in depth" in text
+    assert "0.8 mm across" in text
     assert "It lies &lt; there." in text
+    assert "Began: At &lt;b&gt;." in text
+    turn = [f"{value:.1f} degrees" for value in np.degrees([0.1] * 3)]
+    assert "".join(f"<td>{one}</td>" for one in turn) in text  # radians inside, degrees on the page
+    without = Fit(**{**vars(fit), "mesh": None})  # of a CT: no outlines, no vertices, but the two on a chessboard
+    assert checked(text := fit_report(without, [radiograph])).images == 4
+    assert "picture that the CT would give" in text
+
+
+def test_what_is_left_is_red_where_the_frame_is_brighter():
+    picture = _signed(torch.tensor([[2.0, 0.0], [-2.0, -1.0]]))
+    assert picture[0, 0].tolist() == [255, 0, 0]
+    assert picture[0, 1].tolist() == [255, 255, 255]
+    assert picture[1, 0].tolist() == [0, 0, 255]
+    red, green, blue = picture[1, 1].tolist()
+    assert (red, green, blue) == (red, red, 255)
+    assert 100 < red < 150
+
+
+def test_a_chessboard_holds_both_pictures():
+    one, other = np.full((24, 16, 3), 10, np.uint8), np.full((24, 16, 3), 200, np.uint8)
+    board = _chequered(one, other)[..., 0]  # fields of 3 pixels, eight along the longer side
+    assert board[:3, :3].max() == 10
+    assert board[:3, 3:6].min() == 200
+    assert board[3:6, :3].min() == 200
+    assert board[21:24, 3:6].max() == 10
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+LOADED = """<script>addEventListener("load", () => { document.title = [...document.images].map(i => i.naturalWidth); });
+</script></head>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+def test_a_browser_opens_the_report_without_complaint(fitted, tmp_path):
+    radiograph, fit, model, start = fitted
+    path = tmp_path / "Bericht ü.html"
+    path.write_text(fit_report(fit, [radiograph], model, start).replace("</head>", LOADED), encoding="utf-8")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=5000"]
+    words += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
+    ended = subprocess.run([str(BROWSER), *words], capture_output=True, text=True, timeout=120, check=False)
+    title = ended.stdout.partition("<title>")[2].partition("</title>")[0]
+    widths = [int(width) for width in title.split(",")]
+    assert len(widths) == 6
+    assert widths == [SHOWN] * 6  # 0 for a picture that did not load
+    assert "CONSOLE" not in ended.stderr  # where it would say what failed
 
 
 def test_the_nearer_surface_is_drawn_in_front():

@@ -17,7 +17,6 @@ from diffrender.jobs import Progress
 
 if TYPE_CHECKING:
     from diffrender.fit.result import Fit
-    from diffrender.volume import Volume
     from diffrender.xray import Radiograph
 
 EXAMPLE = example("diffrender fit ct frame.png --camera camera.json --ct ct.nii.gz --start pose.json -o fit/")
@@ -67,8 +66,8 @@ def ct(
 ) -> None:
     """Find where the patient of a CT lies in X-ray frames of known geometry.
 
-    Writes pose.json (world_from_ct, to be applied to the CT), certainty.json, and report.html with overlays: look at
-    them. For research, not a medical device.
+    Writes pose.json (world_from_ct, to be applied to the CT), certainty.json, and report.html, which shows each frame
+    beside the CT's own picture and both on a chessboard: look at it. For research, not a medical device.
     """
     from diffrender import read_radiographs, read_volume
     from diffrender.fit.ct_registration import CT_SETTINGS
@@ -104,15 +103,15 @@ def ct(
         poses = [one.world_from_model for one in starts]
         job = register(radiographs, volume, settings, poses, WideSettings() if search else None)
         fit = console.run(job, "Fitting", "Nothing was written; type the same command to start again.")
-        written = _write(folder, fit, radiographs, volume)
+        told = [one.sentence for one in starts] or [EVERYWHERE if search else WHERE_IT_LIES]
+        written = _write(folder, fit, radiographs, told)
 
     hashed = [path for path in given if os.path.exists(os.path.expanduser(path))]
-    told = [one.sentence for one in starts] or [EVERYWHERE if search else WHERE_IT_LIES]
     written.append(write_provenance(folder, console.command, {**asdict(settings), "starts": told}, hashed, seed))
-    console.result(*result_of(fit, told, folder, written, "the CT's outline"))
+    console.result(*result_of(fit, told, folder, written, "the CT's own pictures beside the frames"))
 
 
-def _write(folder: Path, fit: "Fit", radiographs: "list[Radiograph]", volume: "Volume") -> list[Path]:
+def _write(folder: Path, fit: "Fit", radiographs: "list[Radiograph]", told: list[str]) -> list[Path]:
     from diffrender.fit.report import fit_report
     from diffrender.fit.start import Start, write_start
     from diffrender.io.whole import together, write_whole
@@ -121,5 +120,5 @@ def _write(folder: Path, fit: "Fit", radiographs: "list[Radiograph]", volume: "V
         return [
             write_start(Start(fit.world_from_model, fit.coefficients), folder / FILES[0]),
             write_whole(folder / FILES[1], dumps(certainty_of(fit), indent=1) + "\n"),
-            write_whole(folder / FILES[2], fit_report(fit, radiographs, title="Registration of a CT")),
+            write_whole(folder / FILES[2], fit_report(fit, radiographs, title="Registration of a CT", began=told)),
         ]

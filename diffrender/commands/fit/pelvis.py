@@ -146,12 +146,12 @@ def pelvis(
         settings = replace(settings, start_translation=place, start_rotation=turn)
         starts = starts or [_at_isocentre(radiographs, shape)]
         fit = _fitted(console, radiographs, shape, settings, starts)
-        written = _write(folder, fit, radiographs, shape, starts[0])
+        told = [one.sentence for one in starts]
+        written = _write(folder, fit, radiographs, shape, starts[0], told)
 
     hashed = [path for path in given if os.path.exists(os.path.expanduser(path))]
-    told = [one.sentence for one in starts]
     written.append(write_provenance(folder, console.command, {**asdict(settings), "starts": told}, hashed, seed))
-    console.result(*result_of(fit, told, folder, written, "the outlines"))
+    console.result(*result_of(fit, told, folder, written, "the outlines on the frames"))
 
 
 def _read(frames: list[str], camera: str | None, model: str | None) -> "tuple[list[Radiograph], ShapeModel]":
@@ -201,7 +201,12 @@ def _fitted(
 
 
 def _write(
-    folder: Path, fit: "Fit", radiographs: "list[Radiograph]", model: "ShapeModel", start: "Start"
+    folder: Path,
+    fit: "Fit",
+    radiographs: "list[Radiograph]",
+    model: "ShapeModel",
+    start: "Start",
+    told: list[str],
 ) -> list[Path]:
     from diffrender.fit.report import fit_report
     from diffrender.fit.start import Start, write_start
@@ -219,7 +224,9 @@ def _write(
             write_start(Start(fit.world_from_model, fit.coefficients, fit.turn), folder / FILES[1]),
             write_whole(folder / FILES[2], dumps(_landmarks(fit), indent=1) + "\n"),
             write_whole(folder / FILES[3], dumps(certainty_of(fit), indent=1) + "\n"),
-            write_whole(folder / FILES[4], fit_report(fit, radiographs, model, before)),
+            write_whole(
+                folder / FILES[4], fit_report(fit, radiographs, model, before, "Registration of a pelvis", told)
+            ),
         ]
 
 
@@ -234,6 +241,10 @@ def _free(freeze: list[str]) -> dict[str, bool]:
         if name not in free:
             raise SettingError(f"--freeze {name} is not offered: {', '.join(free)} can be held.")
         free[name] = False
+    if not any(free.values()):
+        raise SettingError(
+            "--freeze holds shape, pose and turn, so that nothing is left to be fitted. Free one of them."
+        )
     return free
 
 

@@ -97,13 +97,13 @@ def certainty_of(fit: "Fit") -> dict[str, Any]:
 
 
 def result_of(
-    fit: "Fit", starts: Sequence[str], folder: Path, files: Sequence[Path], outlined: str
+    fit: "Fit", starts: Sequence[str], folder: Path, files: Sequence[Path], shown: str
 ) -> tuple[dict[str, Any], str]:
     """The result for a program, and for a person.
 
     Args:
         starts: where the fit began, a sentence each.
-        outlined: whose outline the report shows.
+        shown: what is seen in the report.
     """
     stated = fit.certainty
     data = {"outcome": fit.outcome, "sentence": fit.sentence, "starts": list(starts), "folder": folder, "files": files}
@@ -111,6 +111,6 @@ def result_of(
     began = "\n".join(f"Began: {one}" for one in starts)
     text = (
         f"{fit.outcome}: {fit.sentence}\n{began}\nTo be expected (one deviation): {stated.depth:.1f} mm in depth, "
-        f"{stated.in_plane:.1f} mm across.\n{folder / 'report.html'} shows {outlined} on the frames."
+        f"{stated.in_plane:.1f} mm across.\n{folder / 'report.html'} shows {shown}: look at it."
     )
     return data, text

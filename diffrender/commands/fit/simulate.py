@@ -13,7 +13,7 @@ import typer
 from diffrender.commands.console import Debug, Json, current, example
 from diffrender.commands.radiograph import CAMERA, parse_size, stem_of
 from diffrender.commands.target import Target, check_given, check_outputs, check_writable
-from diffrender.errors import PathError, SettingError
+from diffrender.errors import PathError, SettingError, notify
 from diffrender.jobs import Progress
 
 if TYPE_CHECKING:
@@ -118,8 +118,16 @@ def simulate(
         given = {"views": angles, "source_to_isocenter": source_to_isocenter, **asdict(settings_)}
         files.append(write_provenance(folder, console.command, given, hashed, seed))
     count = f"{len(made)} frame{'s' * (len(made) > 1)} of {height} x {height} pixels"
-    text = f'{folder}: {count} with the truth beside.\nThen: diffrender fit pelvis "{folder}" --model F.h5 -o fit'
+    text = f"{folder}: {count} with the truth beside.\nThen: {_next(what[0], kind, folder)}"
     console.result({"folder": folder, "files": files, "cameras": shown}, text)
+
+
+def _next(what: str, kind: str, folder: Path) -> str:
+    """What can be typed now."""
+    if kind == "ct":
+        return f'diffrender fit ct "{folder}" --ct "{what}" -o fit'
+    model = "" if what == PARAMETRIC else f' --model "{what}"' if kind == "model" else " --model F.h5"
+    return f'diffrender fit pelvis "{folder}"{model} -o fit'
 
 
 def angles_of(text: str) -> list[tuple[float, float]]:
@@ -209,15 +217,32 @@ def _meshes(what: list[str]) -> "dict[str, Mesh]":
     from diffrender.io import read_mesh
 
     if len(what) == 3:
-        return dict(zip(PARTS, (read_mesh(path) for path in what), strict=True))
+        return _looked_at(dict(zip(PARTS, (read_mesh(path) for path in what), strict=True)), what)
     pieces = _pieces(read_mesh(what[0]))
     if len(pieces) != 3:
         raise PathError(
-            f"{what[0]} consists of {len(pieces)} closed surfaces; a pelvis is three: left hip, right hip and sacrum. "
-            "Give them as three files, in this order."
+            f"{what[0]} consists of {len(pieces)} connected surface{'s' * (len(pieces) != 1)}; a pelvis is three: left "
+            "hip, right hip and sacrum. Give them as three files, in this order."
         )
     left, sacrum, right = sorted(pieces, key=lambda mesh: float(mesh.centre[0]))
-    return dict(zip(PARTS, (left, right, sacrum), strict=True))
+    return _looked_at(dict(zip(PARTS, (left, right, sacrum), strict=True)), what)
+
+
+def _looked_at(bodies: "dict[str, Mesh]", what: list[str]) -> "dict[str, Mesh]":
+    """The meshes in mm; that they were in metres, or are not closed, is said."""
+    from diffrender.fit.repair import open_edges
+    from diffrender.fit.training import METRES
+    from diffrender.mesh import Mesh
+
+    size = float(max((mesh.bounds[1] - mesh.bounds[0]).norm() for mesh in bodies.values()))
+    if size < METRES:
+        notify(f"{', '.join(what)}: {size:.3g} across is taken for metres, and multiplied by 1000.")
+        bodies = {name: Mesh(mesh.vertices * 1000, mesh.faces, mesh.source) for name, mesh in bodies.items()}
+    counts = {name: open_edges(mesh.faces.numpy()) for name, mesh in bodies.items()}
+    opened = [f"{name} ({count} open edges)" for name, count in counts.items() if count]
+    if opened:
+        notify(f"Not closed: {', '.join(opened)}. Path lengths through such a surface are partly guesses; close it.")
+    return bodies
 
 
 def _pieces(mesh: "Mesh") -> "list[Mesh]":
