@@ -6,12 +6,15 @@ et al., IROS 2017, doi:10.1109/IROS.2017.8202133). All numbers are drawn anew fo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from diffrender.errors import SettingError
-from diffrender.synth.layers import OPACITY
+from diffrender.physics.materials import mass_attenuation
+from diffrender.synth.layers import DISEASE
 from diffrender.synth.occluders import arms, occluders, writing
 
 Range = tuple[float, float]
@@ -23,51 +26,66 @@ class Appearance:
     """Between what numbers an appearance is drawn.
 
     Attributes:
-        water: attenuation of water [1/cm]: of the tube's energy.
-        weights: {kind of matter: what multiplies its water equivalent}.
-        opacity: chance of disease in the lungs.
+        energy: of the beam [keV].
+        weights: {material: what multiplies its attenuation}; those of `WEIGHTS` where none is given.
+        nearly: what multiplies all other materials.
+        disease: chance of disease in the lungs.
         scatter: share of the signal that is a veil.
-        noise: deviation of the signal where it is that of the open beam's hundredth, relative.
+        noise: relative deviation of the signal where it is a hundredth of the open beam's.
         objects: most of them on the patient.
-        arms, writing, collimation: chances.
-        display: whether the way it is shown is random, or always the plain window.
+        arms, writing: chances.
+        display: whether the way it is shown is random, or always a plain window.
         inverted: chance that bone is dark.
     Raises: SettingError for a range that falls.
     """
 
-    water: Range = (0.13, 0.26)
+    energy: Range = (45.0, 95.0)
     weights: Mapping[str, Range] | None = None
-    opacity: float = 0.6
+    nearly: Range = (0.93, 1.07)
+    disease: float = 0.6
     scatter: Range = (0.0, 0.6)
-    noise: Range = (0.002, 0.06)
+    noise: Range = (0.0, 0.012)
     objects: int = 8
     arms: float = 0.4
     writing: float = 0.3
-    collimation: float = 0.2
     display: bool = True
     inverted: float = 0.0
 
     def __post_init__(self):
-        ranges = {"water": self.water, "scatter": self.scatter, "noise": self.noise, **(self.weights or {})}
+        ranges = {"energy": self.energy, "scatter": self.scatter, "noise": self.noise, **(self.weights or {})}
         for name, (low, high) in ranges.items():
             if not 0 <= low <= high:
                 raise SettingError(f"{name} is drawn between two numbers, from 0 on and rising; not {low} and {high}.")
 
 
-WEIGHTS: dict[str, Range] = {"lung": (0.7, 1.6), "soft": (0.9, 1.1), "dense": (0.3, 1.8), "hard": (0.8, 2.6)}
-PLAIN = Appearance((0.19, 0.19), dict.fromkeys(WEIGHTS, (1.0, 1.0)), 0, (0, 0), (0, 0), 0, 0, 0, 0, False)
+# CTs know bone, contrast medium and half-filled lung less well than they know water
+WEIGHTS: dict[str, Range] = {"lung": (0.6, 1.6), "cortical-bone": (0.5, 2.0), "iodine": (0.0, 1.5), "blood": (0.9, 1.1)}
+PLAIN = Appearance((70, 70), dict.fromkeys(WEIGHTS, (1.0, 1.0)), (1, 1), 0, (0, 0), (0, 0), 0, 0, 0, False)
 
 
 def attenuated(
     images: Mapping[str, Float[np.ndarray, "h w"]], appearance: Appearance, random: np.random.Generator
 ) -> Float[np.ndarray, "h w"]:
-    """p of Beer and Lambert's law for random matter: the sum of the layers, each with a weight of its own."""
+    """p of Beer and Lambert's law at a random energy: areal densities times mass attenuation, each with a weight."""
+    energy = random.uniform(*appearance.energy)
     weights = {**WEIGHTS, **(appearance.weights or {})}
-    drawn = {name: random.uniform(*weights.get(name, (1.0, 1.0))) for name in images}
-    if OPACITY in drawn:
-        drawn[OPACITY] = random.random() if random.random() < appearance.opacity else 0.0
-    total = sum(drawn[name] * image.astype(np.float32) for name, image in images.items())
-    return np.asarray(random.uniform(*appearance.water) * total, dtype=np.float32)
+    total: Any = 0.0
+    for name, image in images.items():
+        if name == DISEASE:
+            share = random.random() if random.random() < appearance.disease else 0.0
+        else:
+            share = random.uniform(*weights.get(name, appearance.nearly))
+        total = total + (share * _attenuation(name, energy)) * image.astype(np.float32)
+    return np.asarray(total, dtype=np.float32)
+
+
+def _attenuation(name: str, energy: float) -> float:
+    return _tabulated(name, round(energy))  # whole keV, so that the table is asked a few times only
+
+
+@cache
+def _tabulated(name: str, energy: int) -> float:
+    return float(mass_attenuation("soft-tissue" if name == DISEASE else name, energy)[0])
 
 
 def radiographed(
