@@ -61,6 +61,8 @@ BENCHES = {
     "dvr-resume": Bench("bench_dvr_sure", "resume", 5),
     "dvr-renderers": Bench("bench_dvr_sure", "renderers", 5),
     "dvr-tables": Bench("dvr_tables", "tables", 15),
+    "physics-slabs": Bench("bench_beam", "slabs", 2),
+    "physics-hvl": Bench("bench_beam", "half_value_layers", 1),
 }
 
 
