@@ -20,7 +20,7 @@ LAYERS = (
     ("diffrender", "errors", "quiet"),
     ("volume", "camera", "mesh", "pose", "jobs"),
     ("rays", "physics"),
-    ("xray", "display", "views", "phantom"),
+    ("xray", "display", "pages", "views", "phantom"),
     ("io", "provenance", "samples", "learning"),
     ("dvr", "synth", "fit"),
     ("mrml", "demo"),

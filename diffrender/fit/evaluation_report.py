@@ -11,8 +11,8 @@ import numpy as np
 
 from diffrender.fit import charts
 from diffrender.fit.evaluation import PAPER, Evaluation
-from diffrender.fit.pages import encoded, figures, page, section, table
 from diffrender.io.whole import write_whole
+from diffrender.pages import encoded, figures, page, section, table
 
 COLOURS = {"start": "var(--start)", "fit": "var(--found)", "floor of the model": "var(--floor)"}
 KINDS = {"start": "before", "fit": "after", "floor of the model": "floor"}

@@ -13,10 +13,10 @@ from diffrender.camera import Camera
 from diffrender.display import annotated_colours
 from diffrender.fit import charts
 from diffrender.fit.overlay import FOUND, START, outline_of, overlay, parts_of, shown_size
-from diffrender.fit.pages import figure, figures, page, section, table
 from diffrender.fit.result import Fit
 from diffrender.fit.shape import ShapeModel
 from diffrender.mesh import Mesh
+from diffrender.pages import figure, figures, page, section, table
 from diffrender.xray import Radiograph
 
 SHOWN = 420  # px

@@ -13,12 +13,12 @@ import phantoms
 from diffrender.errors import ImageError
 from diffrender.fit import charts
 from diffrender.fit.overlay import FOUND, TRUE, Outline, outline_of, overlay, parts_of
-from diffrender.fit.pages import figure, page, section, table
 from diffrender.fit.parametric import default_pelvis
 from diffrender.fit.report import SHOWN, _chequered, _signed, certainty_picture, fit_report
 from diffrender.fit.result import Certainty, Fit, Fitted
 from diffrender.fit.simulation import SimulateSettings, cios_camera, simulate
 from diffrender.mesh import Mesh
+from diffrender.pages import figure, page, section, table
 
 CENTRE, RADIUS = np.array([22.0, 10.0, -31.0]), 25.0
 

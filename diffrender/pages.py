@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffrender import __version__
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE = Path(__file__).with_name("pages.html")
 QUALITY = 90  # of JPEG
 
 
