@@ -6,6 +6,7 @@ A pose change is six numbers xi = (t [mm], r [rad]): the body (volume or mesh) m
 """
 
 import dataclasses
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -82,6 +83,23 @@ def pose_between(
         )
     shift = rotation @ about + b_from_a[:3, 3] - about
     return torch.cat([shift, _rotation_vector(rotation)])
+
+
+def way_between(
+    world_from_a: Float[Tensor, "4 4"], world_from_b: Float[Tensor, "4 4"], centre: Float[Tensor, "3"]
+) -> tuple[float, float]:
+    """How far apart two poses of a body are: its `centre` (of the body at rest) [mm], its orientation [degrees]."""
+    xi = pose_between(world_from_a, world_from_b, world_from_a[:3, :3] @ centre + world_from_a[:3, 3])
+    return float(xi[:3].norm()), math.degrees(float(xi[3:].norm()))
+
+
+def is_rigid(matrix: Float[Tensor, "*matrix"]) -> bool:
+    """Whether a matrix is 4 x 4, finite, and turns and moves only: no scale, shear or mirror (to 1e-4)."""
+    if matrix.shape != (4, 4) or not bool(torch.isfinite(matrix).all()):
+        return False
+    axes, last = matrix[:3, :3], torch.tensor([0.0, 0, 0, 1]).to(matrix)
+    straight = float((axes @ axes.T - torch.eye(3).to(axes)).abs().amax()) < 1e-4
+    return straight and float((matrix[3] - last).abs().amax()) < 1e-9 and float(axes.det()) > 0
 
 
 def check_point(point: Float[Tensor, "*three"]) -> Float[Tensor, "3"]:
