@@ -38,8 +38,9 @@ class Decomposition:
         fat: from this HU on it is fat; in between, both.
         bone: from this HU on a voxel holds bone. Soft tissue alone, up to here, may be somewhat denser than it is
             tabulated; above, bone takes its place little by little until all is cortical bone.
-        metal: from this HU on a voxel begins to be metal, and at the second one it is metal alone. A CT that stores 12
-            bit ends at 3071, so real metal attenuates more than such a CT tells.
+        metal: from this HU on a voxel begins to be metal, and at the second one it is metal alone.
+        full_metal: from this HU on metal has its full density, whatever the HU say; None for never. A CT that stores 12
+            bits ends at 3071, where titanium would have 12 000; with 3050 its implants are as opaque as they are.
         metal_kind: "titanium", "steel", "cobalt-chrome", or another of `MATERIALS`.
         contrast: where a label is named for an organ that takes contrast medium, this HU is where iodine begins.
         contrast_labels: patterns (of fnmatch) for the names of these labels; () for none. HU alone cannot tell iodine
@@ -51,6 +52,7 @@ class Decomposition:
     fat: float = -130.0
     bone: float = 100.0
     metal: tuple[float, float] = (2500.0, 3000.0)
+    full_metal: float | None = None
     metal_kind: str = "titanium"
     contrast: float = 100.0
     contrast_labels: tuple[str, ...] = CONTRAST_LABELS
@@ -165,9 +167,16 @@ def _without_contrast(settings: Decomposition) -> Rungs:
         alone("soft-tissue", settings.bone),
         tabulated("cortical-bone"),
         alone("cortical-bone", settings.metal[0]),
-        alone(settings.metal_kind, settings.metal[1]),
-        alone(settings.metal_kind, BEYOND),
+        *_metal(settings),
     ]
+
+
+def _metal(settings: Decomposition) -> Rungs:
+    metal, start, full = settings.metal_kind, settings.metal[1], settings.full_metal
+    rungs = [(hu, {metal: _density(metal, hu, settings.energy)}) for hu in (start, BEYOND)]
+    if full is None:
+        return rungs
+    return [rungs[0], *((hu, {metal: material_named(metal).density}) for hu in (full, BEYOND))]
 
 
 def _within_contrast(settings: Decomposition) -> Rungs:
@@ -183,7 +192,7 @@ def _within_contrast(settings: Decomposition) -> Rungs:
         (settings.contrast, {"blood": _density("blood", settings.contrast, settings.energy)}),
         bright(2 * settings.contrast),  # by here the blood is as dense as it is, and all the rest is iodine
         bright(settings.metal[0]),
-        *_without_contrast(settings)[-2:],  # leads of pacemakers, stents, clips
+        *_metal(settings),  # leads of pacemakers, stents, clips
     ]
 
 

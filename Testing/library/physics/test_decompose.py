@@ -48,6 +48,14 @@ def test_each_tissue_is_what_it_is_called():
     assert set(at(3071)) == {"titanium"}
 
 
+def test_metal_of_a_ct_that_ends_at_3071_can_be_given_its_full_density():
+    hu = torch.tensor([2900.0, 3000.0, 3050.0, 3071.0, 9000.0], dtype=torch.float64)
+    measured, full = (decompose(hu, Decomposition(full_metal=value))["titanium"] for value in (None, 3050.0))
+    assert full[2:].tolist() == [4.54] * 3
+    assert torch.equal(full[:2], measured[:2])
+    assert measured[3].item() == pytest.approx(1.46, abs=0.02)  # 4.07 x 0.1929 cm2/g over 0.537 cm2/g
+
+
 def test_air_is_nothing_and_still_an_image():
     below = decompose(torch.tensor([-2048, -1000], dtype=torch.int16))
     assert {name: d.tolist() for name, d in below.items()} == {"soft-tissue": [0.0, 0.0]}
@@ -112,6 +120,7 @@ def test_organs_are_chosen_by_name():
         Decomposition(contrast=20.0),
         Decomposition(metal=(1200.0, 3000.0)),
         Decomposition(metal=(3000.0, 2500.0)),
+        Decomposition(full_metal=2900.0),
         Decomposition(bone=float("nan")),
     ],
 )

@@ -24,8 +24,8 @@ def test_half_value_layers_kerma_and_mean_energy_are_spekpys():
     assert {row["kvp"] for row in rows} >= {40, 65.5, 77, 125, 150}
     for row in rows:
         spectrum = tube_spectrum(row["kvp"], row["mm_al"], row["mm_cu"])
-        # Our coefficients are xraylib's, SpekPy's those of PENELOPE or NIST: 0.6, 1.0 and 0.8 % for layers. Kerma behind
-        # copper is 1.3 % off at 40 kVp, where the filter takes 97 %; photons below 10 keV, left out here, are nothing
+        # Our coefficients are xraylib's, SpekPy's those of PENELOPE or NIST: 0.6, 1.0 and 0.8 % for layers. Kerma
+        # behind copper is 1.3 % off at 40 kVp, where it takes 97 %; photons below 10 keV, left out here, are nothing
         # behind 2.5 mm of aluminium.
         assert spectrum.half_value_layer() == pytest.approx(row["hvl_mm_al"], rel=8e-3)
         assert spectrum.half_value_layer() == pytest.approx(row["hvl_mm_al_nist"], rel=1.2e-2)
