@@ -16,12 +16,22 @@ from diffrender.errors import GeometryError, PathError, SettingError, notify
 from diffrender.fit.pnp import root_mean_square, sighting, solve
 from diffrender.fit.shape import ShapeModel
 from diffrender.io.whole import write_whole
+from diffrender.pose import is_rigid
 
 FORMAT = 1
 LEAST = 4  # three points have up to four poses that look alike
 THINNEST = 0.02  # of their length: landmarks spread less across it lie on a line
+SMALLEST = 2.0  # px: marks spread less over the frame are one place
 SWAPPED = 0.6  # of the error as given: below it, left and right exchanged explain the marks better
 SWAP_GAIN = 1.0  # px, by which they must do so besides
+FAR_OFF = 25.0  # mm on the image plane; the mean shape of a pelvis misses the marks of a person by less
+TURNED = 110.0  # degrees; a patient lying on a side is turned by 90
+USUAL_DEPTH = 0.65  # of the distance from source to detector: where a C-arm's isocentre is, about
+ISOCENTRE_DEPTHS = (0.45, 0.9)  # of the same: where it can be
+GUESSED_DEPTH = 50.0  # mm; one deviation of where a patient lies about the usual depth
+GUESS = "in the middle of the beam at the usual depth, a guess, since nothing tells where the isocentre is"
+LEAST_ANGLE = 5.0  # degrees between two beams, from which their axes meet in a place
+OFF_AXIS = 20.0  # mm; an isocentre is no farther from the beam's axis
 DOUBT = 1.3  # of the best pose's error: another pose below it looks as good
 # Patient positions (DICOM 0018,5100) as turns of a patient who lies head first and supine [degrees about R, A, S].
 POSITIONS = {
@@ -43,6 +53,8 @@ class Start:
         errors_px: {name: distance [px], of the worst view}, of all landmarks that were marked and known.
         left_out: landmarks that do not fit the rest, and were not believed.
         sentence: where it comes from, for a person.
+        depth: standard deviation of its depth along the first view's axis [mm], where that is worse known than the box
+            about a start says; 0 where it is not.
     """
 
     world_from_model: Float[Tensor, "4 4"]
@@ -52,6 +64,7 @@ class Start:
     errors_px: Mapping[str, float] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     sentence: str = ""
+    depth: float = 0.0
 
 
 def start_from_landmarks(
@@ -103,6 +116,18 @@ def start_from_landmarks(
             f"Another pose explains the landmarks nearly as well ({min(rivals):.1f} px against {used:.1f} px). Mark "
             "more of them, or a second view, if the fit does not land."
         )
+    if used * max(max(camera.pixel_size) for camera in views) > FAR_OFF:
+        pairs = ", ".join(name for name, _ in sorted(worst.items(), key=lambda one: -one[1])[:2])
+        notify(
+            f"The landmarks are met within {used:.0f} px only, worst {pairs}: some may be marked wrongly, or left and "
+            "right of some are swapped."
+        )
+    turned = math.degrees(math.acos(min(1.0, max(-1.0, (float(pose[:3, :3].trace()) - 1) / 2))))
+    if turned > TURNED:
+        notify(
+            f"By the landmarks the patient lies turned by {turned:.0f} degrees against the world's axes (RAS). If that "
+            "is not so, their left and right are swapped, or the image is mirrored."
+        )
     views_text = f"{len(views)} view{'' if len(views) == 1 else 's'}"
     sentence = f"From {len(worst) - len(left_out)} landmarks in {views_text}, which it meets within {used:.1f} px."
     return Start(pose, error_px=used, errors_px=worst, left_out=left_out, sentence=sentence)
@@ -121,8 +146,9 @@ def start_at_isocentre(
         model: the middle of its mean shape, or of landmarks {name: (3,)}, is put there (of the bounding box).
         position: how the patient lies against the world's axes, as in DICOM (0018,5100). Frames from DICOM have their
             axes from the patient, so that "HFS" is right for every one of them.
-        isocentre: RAS [mm]; by default where the beams' axes meet, for one view the place on it nearest to the world's
-            origin (the origin itself for frames from DICOM).
+        isocentre: RAS [mm]; by default where the beams' axes meet. For one view the world's origin where the beam's
+            axis passes it at an isocentre's distance, as for frames from DICOM; if not, the middle of the beam at the
+            usual depth, which is a guess, and said.
     Raises: SettingError for an unknown position.
     """
     views = [cameras] if isinstance(cameras, Camera) else list(cameras)
@@ -131,12 +157,19 @@ def start_at_isocentre(
     places = model.mean if isinstance(model, ShapeModel) else list(map(torch.as_tensor, model.values()))
     points = places.double() if isinstance(places, Tensor) else torch.stack(places).double()
     middle = (points.amin(0) + points.amax(0)) / 2
-    aim = _meeting(views) if isocentre is None else torch.as_tensor(list(isocentre), dtype=torch.float64)
+    aim, where = _isocentre(views) if isocentre is None else (torch.as_tensor(list(isocentre)).double(), "")
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = _turned(*POSITIONS[position])
     pose[:3, 3] = aim - pose[:3, :3] @ middle
-    guess = " (on the beam, nearest to the world's origin)" if isocentre is None and len(views) == 1 else ""
-    return Start(pose, sentence=f"The model's middle at the isocentre{guess}, the patient lying {position}.")
+    sentence = f"The model's middle {where or 'at the isocentre'}, the patient lying {position}."
+    return Start(pose, sentence=sentence, depth=GUESSED_DEPTH if where == GUESS else 0.0)
+
+
+def middle_of_beam(camera: Camera) -> Float[Tensor, "3"]:
+    """On the ray through the image's middle, at the depth where a C-arm's isocentre usually is; RAS [mm]."""
+    height, width = camera.image_size
+    source, rays = camera.rays(torch.tensor([[height / 2, width / 2]], dtype=torch.float64))
+    return source + USUAL_DEPTH * camera.source_to_detector / float(rays[0] @ camera.direction) * rays[0]
 
 
 def read_start(path: str | Path) -> Start:
@@ -212,6 +245,11 @@ def _known_marks(
 def _check_spread(marks: Sequence[Mapping[str, tuple[float, float]]], places: Mapping[str, Tensor]) -> None:
     names = sorted({name for view in marks for name in view})
     points = torch.stack([places[name] for name in names])
+    extents = [torch.tensor(list(view.values())).std(0).norm() for view in marks if len(view) > 1]
+    if extents and float(max(extents)) < SMALLEST:
+        raise GeometryError(
+            "All landmarks are marked at one place of the frame, which tells nothing. Mark each at its own."
+        )
     spread = torch.linalg.svdvals(points - points.mean(0))
     if float(spread[1]) < THINNEST * float(spread[0]):
         raise GeometryError(
@@ -255,7 +293,8 @@ def _check_sides(
         where = f" of view {found[0] + 1}" if len(found) < len(marks) else ""
         raise GeometryError(
             f"The left and right landmarks{where} are swapped: as named they miss their marks by {error:.1f} px, "
-            f"exchanged by {best:.1f} px. Exchange the names, or find out whether the image is mirrored."
+            f"exchanged by {best:.1f} px. Exchange the names, or find out whether the image is mirrored, or the places "
+            "are (column, row)."
         )
 
 
@@ -263,8 +302,33 @@ def _exchanged(view: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float
     return {other_side(name): pixel for name, pixel in view.items()}
 
 
+def _isocentre(views: Sequence[Camera]) -> tuple[Float[Tensor, "3"], str]:
+    """Where the isocentre is taken to be, and why in words."""
+    if len(views) > 1:
+        meeting, apart = _meeting(views), max(_angle(views[0], other) for other in views[1:])
+        if apart > LEAST_ANGLE and all(_isocentre_like(meeting, camera) for camera in views):
+            return meeting, "where the beams' axes meet"
+    origin = torch.zeros(3, dtype=torch.float64)
+    if all(_isocentre_like(origin, camera) for camera in views):
+        return origin, "at the isocentre (the world's origin)"
+    return middle_of_beam(views[0]), GUESS
+
+
+def _isocentre_like(place: Float[Tensor, "3"], camera: Camera) -> bool:
+    """Whether a beam's axis passes so near a place, at such a distance, that it can be the C-arm's isocentre."""
+    along = float((place - camera.source) @ camera.direction)
+    across = float((place - camera.source - along * camera.direction).norm())
+    low, high = (share * camera.source_to_detector for share in ISOCENTRE_DEPTHS)
+    return low <= along <= high and across <= OFF_AXIS
+
+
+def _angle(a: Camera, b: Camera) -> float:
+    """Between two beams' axes [degrees]."""
+    return math.degrees(math.asin(min(1.0, float(torch.linalg.cross(a.direction, b.direction).norm()))))
+
+
 def _meeting(views: Sequence[Camera]) -> Float[Tensor, "3"]:
-    """The place nearest to all beams' axes; for one, or parallel ones, the nearest of these to the origin."""
+    """The place nearest to all beams' axes."""
     total, right = torch.zeros(3, 3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for camera in views:
         across = torch.eye(3, dtype=torch.float64) - torch.outer(camera.direction, camera.direction)
@@ -279,14 +343,10 @@ def _turned(about_r: float, about_a: float, about_s: float) -> Float[Tensor, "3 
 
 
 def _check_rigid(path: str | Path, pose: Tensor) -> None:
-    rigid = pose.shape == (4, 4) and bool(torch.isfinite(pose).all())
-    if rigid:
-        axes = pose[:3, :3]
-        rigid = float((axes @ axes.T - torch.eye(3, dtype=torch.float64)).abs().max()) < 1e-4
-        rigid = rigid and float((pose[3] - torch.tensor([0.0, 0, 0, 1], dtype=torch.float64)).abs().max()) < 1e-9
-    if not rigid or float(pose[:3, :3].det()) < 0:
+    if not is_rigid(pose):
+        reflected = pose.shape == (4, 4) and is_rigid(pose * torch.tensor([-1.0, 1, 1, 1]).to(pose))
         raise GeometryError(
             f"{path}: world_from_model is no rigid motion: its axes are "
-            f"{'reflected' if rigid else 'scaled or sheared'}. A start turns and moves the model; its shape "
-            "are the coefficients."
+            f"{'reflected' if reflected else 'scaled or sheared, or no numbers'}. A start turns and moves the model; "
+            "its shape is told by the coefficients."
         )

@@ -1,6 +1,7 @@
 """`diffrender fit pelvis`: from frames to a folder, where it starts, and what is refused."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,10 @@ def test_from_frames_to_a_folder(typed, open_stdin, folder):
     assert certain["landmarks_mm"].keys() == model.landmarks_at.keys()
     assert np.linalg.eigvalsh(certain["covariance"]).min() > 0
     page = Path("Fit ü/report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64") == 11  # five of each frame, and the certainty
+    assert page.count("data:image/jpeg;base64") == 11  # five of each frame, and the certainty
     assert "Frame 2 of 2" in page
+    assert result["starts"][0].replace("'", "&#x27;") in page
+    assert f"{certain['depth_mm']:.1f} mm in depth" in page
     record = json.loads(Path("Fit ü/provenance.json").read_text())
     assert (record["settings"]["start_translation"], record["settings"]["start_rotation"]) == (30, 10)
     assert record["settings"]["sizes"] == [48]
@@ -142,6 +145,9 @@ def test_bad_input_ends_with_2_and_leaves_nothing(typed, folder):
     Path("far.json").write_text(json.dumps(pose))
     pose["world_from_model"][0][0] *= -1
     Path("mirrored.json").write_text(json.dumps(pose))
+    pose["world_from_model"][0][0] = math.nan
+    Path("nan.json").write_text(json.dumps(pose))
+    Path("same.json").write_text(json.dumps({name: [31, 30] for name in ("FH-l", "FH-r", "ASIS-l", "ASIS-r")}))
     Path("text.h5").write_text("no model")
     both = (folder / "0000.png", folder / "0001.png")
     for words, found in (
@@ -158,6 +164,10 @@ def test_bad_input_ends_with_2_and_leaves_nothing(typed, folder):
         ((folder, "--per-view", "a,b"), "--per-view is two numbers"),
         ((folder, "--depth", "far"), "--depth is a number [mm] or none"),
         ((folder, "--freeze", "bones"), "--freeze bones is not offered"),
+        ((folder, *(word for one in ("shape", "pose", "turn") for word in ("--freeze", one))), "nothing is left to be"),
+        ((folder, "--steps", "0"), "steps is a whole number, 1 or more"),
+        ((folder, "--start", "nan.json"), "scaled or sheared, or no numbers"),
+        ((folder / "0000.png", "--landmarks", "same.json"), "marked at one place"),
         ((folder, "--size", "9"), "too small to see a bone"),
         ((folder, "--modes", "-1"), "modes is a whole number"),
         ((folder, "--camera", ""), "--camera is an empty text"),

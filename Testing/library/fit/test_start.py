@@ -114,6 +114,21 @@ def test_left_and_right_swapped_is_seen_and_said():
     start_from_landmarks(oblique(), marks(oblique(), noise=1.0), known)
 
 
+def test_one_swapped_pair_or_a_patient_turned_round_is_said():
+    seen = marks(oblique(), noise=1.0)
+    seen["GSN-l"], seen["GSN-r"] = seen["GSN-r"], seen["GSN-l"]
+    with pytest.warns(Notice, match=r"within \d+ px only, worst GSN-., GSN-.: .*left and right of some are swapped"):
+        start_from_landmarks(oblique(), seen, LANDMARKS)
+    pose = motion(torch.tensor([9.0, 31, -12, 0.1, 0.2, 2.3], dtype=torch.float64), torch.zeros(3))
+    with pytest.warns(Notice, match=r"turned by 13\d degrees against the world's axes"):  # 2.3 rad are 132
+        start_from_landmarks(oblique(), marks(oblique(), pose), LANDMARKS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        start_from_landmarks(oblique(), marks(oblique(), noise=1.0), LANDMARKS)
+    with pytest.raises(GeometryError, match="marked at one place"):
+        start_from_landmarks(oblique(), dict.fromkeys(seen, (100.0, 120.5)), LANDMARKS)
+
+
 def test_too_few_or_on_a_line():
     seen = marks(oblique())
     few = {name: seen[name] for name in ("FH-l", "FH-r", "ASIS-l")}
