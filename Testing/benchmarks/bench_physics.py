@@ -40,10 +40,10 @@ def noise() -> Result:
     slope = np.polyfit(np.log(doses), np.log(variances), 1)[0]
     theory = _compound_poisson(off, areal["water"][0, 0].item(), 0.6 * 0.5)
     rows = [
-        at_most("variance against dose, 5 doses: slope against -1", 100 * abs(slope + 1), 2, " %"),
+        at_most("variance against dose, 5 doses: slope against -1", float(100 * abs(slope + 1)), 2, " %"),
         at_most(
             "variance times dose against the sum over the spectrum",
-            100 * abs(math.exp(np.mean(np.log(variances) + np.log(doses))) / theory - 1),
+            float(100 * abs(math.exp(np.mean(np.log(variances) + np.log(doses))) / theory - 1)),
             2,
             " %",
         ),
@@ -55,7 +55,7 @@ def noise() -> Result:
         "Noise power: Marshall et al., Phys. Med. Biol. 56 (2011) 957, abstract: six CsI panels, 70 kV and 1 mm Cu.",
         "It does not name the frequency; ours is that at 0.5 / mm, for which it names a DQE of 0.60.",
     ]
-    return Result(rows, {"doses": doses, "variances": variances, "slope": slope}, notes)
+    return Result(rows, {"doses": doses, "variances": variances, "slope": float(slope)}, notes)
 
 
 def _compound_poisson(physics: Physics, grams: float, area: float) -> float:

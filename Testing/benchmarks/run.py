@@ -64,7 +64,7 @@ BENCHES = {
     "physics-slabs": Bench("bench_beam", "slabs", 2),
     "physics-hvl": Bench("bench_beam", "half_value_layers", 1),
     "physics-noise": Bench("bench_physics", "noise", 1),
-    "physics-scatter": Bench("bench_physics", "scatter", 1),
+    "physics-scatter": Bench("bench_physics", "scatter", 2),
     "physics-gradients": Bench("bench_physics", "gradients", 1),
     "physics-radiograph": Bench("bench_physics", "radiograph", 1),
 }
