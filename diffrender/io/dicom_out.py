@@ -53,7 +53,7 @@ def write_dicom(
     values: UInt16[np.ndarray, "h w"],
     slope: float,
     intercept: float,
-    file: BinaryIO,
+    file: BinaryIO | BytesIO,
     anonymous: bool = False,
 ) -> None:
     """Write the DICOM image of `dicom_image` into an open file."""

@@ -21,6 +21,7 @@ from diffrender.io.dicom_out import write_dicom
 from diffrender.io.whole import together, whole
 from diffrender.xray import Radiograph
 
+Sink = BinaryIO | BytesIO
 NOTICE = "Digitally reconstructed radiograph by DiffRender; research use only, not for clinical use"
 LABELS_SUFFIX = ".labels.npz"
 GREYS = 65535
@@ -137,7 +138,7 @@ def world_from_pixel(camera: Camera) -> Float[np.ndarray, "4 4"]:
     return camera.world_from_camera.numpy() @ camera_from_pixel
 
 
-def _writer(path: str | Path) -> tuple[str, Callable[[Radiograph, BinaryIO, str | Path, bool], None]]:
+def _writer(path: str | Path) -> tuple[str, Callable[[Radiograph, Sink, str | Path, bool], None]]:
     name = Path(path).name
     for ending, write in WRITERS.items():
         if name.lower().endswith(ending) and len(name) > len(ending):
@@ -170,7 +171,7 @@ def _density(camera: Camera, length: float) -> tuple[float, float] | None:
     return (length / column_step, length / row_step) if min(camera.pixel_size) > SMALLEST else None
 
 
-def _write_png(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
+def _write_png(radiograph: Radiograph, file: Sink, path: str | Path, anonymous: bool) -> None:
     values, slope, intercept = greys(radiograph, path)
     text = PngInfo()
     text.add_text("Software", f"DiffRender {__version__}")
@@ -181,7 +182,7 @@ def _write_png(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymo
     Image.fromarray(values).save(file, format="PNG", pnginfo=text, **({"dpi": density} if density else {}))
 
 
-def _write_tiff(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
+def _write_tiff(radiograph: Radiograph, file: Sink, path: str | Path, anonymous: bool) -> None:
     density = _density(radiograph.camera, 10)
     buffer = BytesIO()  # tifffile's own words for a full disk do not say that it is full
     tifffile.imwrite(
@@ -197,19 +198,19 @@ def _write_tiff(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonym
     file.write(buffer.getvalue())
 
 
-def _write_nifti(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
+def _write_nifti(radiograph: Radiograph, file: Sink, path: str | Path, anonymous: bool) -> None:
     file.write(_nifti_header(radiograph.camera))
     file.write(_float32(radiograph).tobytes())
 
 
-def _write_nifti_gz(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
+def _write_nifti_gz(radiograph: Radiograph, file: Sink, path: str | Path, anonymous: bool) -> None:
     # No name and no time: the same picture gives the same bytes again.
     with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
         packed.write(_nifti_header(radiograph.camera))
         packed.write(_float32(radiograph).tobytes())
 
 
-def _write_dcm(radiograph: Radiograph, file: BinaryIO, path: str | Path, anonymous: bool) -> None:
+def _write_dcm(radiograph: Radiograph, file: Sink, path: str | Path, anonymous: bool) -> None:
     write_dicom(radiograph, *greys(radiograph, path), file, anonymous)
 
 
@@ -242,7 +243,7 @@ def _nifti_header(camera: Camera) -> bytes:
     return header.tobytes() + bytes(4)  # no extensions
 
 
-def _write_labels(radiograph: Radiograph, file: BinaryIO) -> None:
+def _write_labels(radiograph: Radiograph, file: Sink) -> None:
     arrays: dict[str, np.ndarray] = {
         "ids": np.array(radiograph.ids, dtype=np.int64),
         "names": np.array([radiograph.label_name(n) for n in radiograph.ids], dtype=np.str_),
@@ -257,7 +258,7 @@ def _write_labels(radiograph: Radiograph, file: BinaryIO) -> None:
 
 
 # Menus and messages list it; the longer of two endings comes first.
-WRITERS: dict[str, Callable[[Radiograph, BinaryIO, str | Path, bool], None]] = {
+WRITERS: dict[str, Callable[[Radiograph, Sink, str | Path, bool], None]] = {
     ".png": _write_png,
     ".nii.gz": _write_nifti_gz,
     ".nii": _write_nifti,

@@ -1,5 +1,6 @@
 """The same pieces of work on a Ray cluster."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -91,6 +92,7 @@ def _connect(address: str) -> None:
     """`ray.init`, which by itself waits for minutes. Raises: BackendError."""
     import ray
 
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine unasked
     problems: list[BaseException] = []
 
     def connect() -> None:

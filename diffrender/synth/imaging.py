@@ -172,7 +172,7 @@ def made(piece: Piece) -> list[str]:
 
     An image's record is written last: with it the image counts as done.
     """
-    ready = _ready(piece.case.case, piece.imaging)
+    ready, landmarks = _ready(piece.case, piece.imaging), _landmarks(piece.case.case.landmarks)
     store, hidden = Store(piece.url), None
     for view in piece.views:
         taken = _taken(ready, piece, view)
@@ -186,7 +186,8 @@ def made(piece: Piece) -> list[str]:
             files |= dicom_files(name, f"{piece.case.key} {piece.seed}", view + 1, taken)
         for file, content in files.items():
             store.write(file, content)
-        record = _record(ready, piece, view, taken, next(iter(image)), list(masks))
+        record = _record(piece, view, taken, next(iter(image)), list(masks))
+        record["landmarks"] = _visible(landmarks, taken.camera)
         store.write(f"{RECORDS}/{name}.json", json.dumps(record, sort_keys=True).encode())
         hidden = [name for name in unseen(taken) if hidden is None or name in hidden]
     return hidden or []
@@ -225,14 +226,13 @@ class _Ready:
     volume: Volume
     scene: Scene
     outlines: Outlines | None
-    landmarks: dict[str, torch.Tensor]
 
 
 @lru_cache(maxsize=1)  # kept while its pieces follow each other
-def _ready(case: Case, imaging: Imaging) -> _Ready:
-    volume = _volume(case, imaging.lungs)
+def _ready(case: Known, imaging: Imaging) -> _Ready:
+    volume = _volume(case.case, imaging.lungs)
     outlines = outlines_of(volume, imaging.rules) if volume.label_ids else None
-    return _Ready(volume, scene_of(volume, imaging.xray()), outlines, _landmarks(case.landmarks))
+    return _Ready(volume, scene_of(volume, imaging.xray()), outlines)
 
 
 def _volume(case: Case, lungs: bool) -> Volume:
@@ -265,6 +265,11 @@ def _patient_in(path: str) -> str | None:
     return header.get("PatientID") or None
 
 
+def _visible(landmarks: dict[str, torch.Tensor], camera: Camera) -> dict[str, list[float]]:
+    places = projected_landmarks(landmarks, camera)
+    return {name: [mark.row, mark.column] for name, mark in places.items() if mark.visible}
+
+
 def _taken(ready: _Ready, piece: Piece, view: int) -> Radiograph:
     camera = camera_of(ready.volume, piece.case, view, piece.seed, piece.imaging)
     settings = ready.scene.settings
@@ -283,9 +288,7 @@ def _image_file(name: str, taken: Radiograph, imaging: Imaging) -> dict[str, byt
     return presented_file(name, greys.numpy(), taken)
 
 
-def _record(
-    ready: _Ready, piece: Piece, view: int, taken: Radiograph, image: str, masks: Sequence[str]
-) -> dict[str, Any]:
+def _record(piece: Piece, view: int, taken: Radiograph, image: str, masks: Sequence[str]) -> dict[str, Any]:
     """The manifest's line, but for the split, which hangs on all CTs."""
     labels = []
     if taken.masks is not None:
@@ -299,7 +302,6 @@ def _record(
     files: Any = masks[0] if len(masks) == 1 else list(masks) or None
     if piece.imaging.masks == "png" and masks:
         files = {taken.label_name(label): file for label, file in zip(taken.ids, masks, strict=True)}
-    places = projected_landmarks(ready.landmarks, taken.camera)
     return {
         "name": piece.case.image(view),
         "image": image,
@@ -309,7 +311,6 @@ def _record(
         "values": "presented" if piece.imaging.presented else taken.kind,
         "ct": piece.case.ct,
         "labels": labels,
-        "landmarks": {name: [mark.row, mark.column] for name, mark in places.items() if mark.visible},
         "view": view,
         "seed": piece.seed,
         "synthetic": True,
