@@ -140,12 +140,12 @@ def blurred(image: Float[np.ndarray, "h w"], sigma: float) -> Float[np.ndarray, 
 
     step = int(sigma // 4)
     if step < 2:
-        return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
+        return np.asarray(ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0))
     h, w = image.shape
     padded = np.pad(image, ((0, -h % step), (0, -w % step)), mode="edge")
     coarse = padded.reshape(padded.shape[0] // step, step, -1, step).mean((1, 3))
     coarse = ndimage.gaussian_filter(coarse, sigma / step, mode="nearest", truncate=3.0)
-    return ndimage.zoom(coarse, step, order=1, mode="nearest", grid_mode=True)[:h, :w]
+    return np.asarray(ndimage.zoom(coarse, step, order=1, mode="nearest", grid_mode=True))[:h, :w]
 
 
 def _evened(x: Float[np.ndarray, "h w"], random: np.random.Generator) -> Float[np.ndarray, "h w"]:

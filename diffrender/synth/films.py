@@ -78,14 +78,18 @@ def read_film(path: str | Path, detect: bool = True) -> Film:
         return Film(values, str(path), "stated")
     if detect and is_inverted(values):
         notify(
-            f"{path} has a bright background, so bone is dark in it (MONOCHROME1 without saying so); it was turned round."
+            f"{path} has a bright background, so bone is dark in it (MONOCHROME1 without saying so). It was "
+            "turned round."
         )
         return Film(1 - values, str(path), "detected")
     return Film(values, str(path))
 
 
 def read_films(path: str | Path, detect: bool = True) -> list[Film]:
-    """All radiographs of a folder; those that cannot be used are left out and said. Raises: PathError if none is left."""
+    """All radiographs of a folder; those that cannot be used are left out, and said.
+
+    Raises: PathError if none is left.
+    """
     films = []
     for file in films_in(path):
         try:
@@ -141,7 +145,7 @@ def _dicom(place: Path, name: str) -> tuple[Shaped[np.ndarray, "h w"], bool]:
         part = next(iter(parts))
         with quiet(), part.open() as file:
             header = dcmread(file, stop_before_pixels=True, force=True)
-        with closing(decoded(part, header, [0])) as arrays:
+        with closing(decoded(part, header, [0])) as arrays:  # pyright: ignore[reportArgumentType]
             stored = next(iter(arrays))
         pixels, kind = pixels_of(header, 0, stored, name)
     stated = str(header.get("PhotometricInterpretation") or "").strip() == "MONOCHROME1"

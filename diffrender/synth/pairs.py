@@ -216,7 +216,7 @@ def _masks_of(folder: Path, entry: Entry) -> dict[str, Bool[np.ndarray, "h w"]]:
     import tifffile
 
     with tifffile.TiffFile(file) as pages:
-        return {page.description: page.asarray() > 0 for page in pages.pages}  # pyright: ignore
+        return {page.description: page.asarray() > 0 for page in pages.pages}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _mirrored(pair: Pair, names: tuple[str, ...]) -> Pair:
