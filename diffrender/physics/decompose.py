@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import no_type_check
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ CONTRAST_LABELS = (
 BEYOND = 1e6  # HU: the last rung, higher than any CT goes
 
 
+@no_type_check  # lists are taken too
 @dataclass(frozen=True)
 class Decomposition:
     """Which HU stand for which materials.
@@ -57,6 +59,14 @@ class Decomposition:
     contrast: float = 100.0
     contrast_labels: tuple[str, ...] = CONTRAST_LABELS
 
+    def __post_init__(self):
+        if isinstance(self.contrast_labels, str):
+            raise SettingError(f"contrast_labels are patterns, such as ({self.contrast_labels!r},), not one string.")
+        for name in ("metal", "contrast_labels"):  # lists are meant well, and would not be found again in a cache
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.metal) != 2:
+            raise SettingError(f"metal is two HU, where metal begins and where it is alone, not {self.metal}.")
+
 
 def decompose(
     hu: Shaped[Tensor, "*shape"],
@@ -69,15 +79,15 @@ def decompose(
         hu: Hounsfield units of any real type; what lies below -1000 counts as air, which is nothing here: the open
             field passes through air as well.
         contrast: voxels where what is brighter than blood is iodine in blood; see `contrast_of`.
-    Returns: {material: density}, materials that nowhere occur left out (of air alone: soft tissue of no density); in
-        the type of floating input, else float32. Straight in HU between rungs, continuous, and differentiable in `hu`
+    Returns: {material: density}, materials that nowhere occur left out (of air alone: soft tissue of no density);
+        float64 of float64, else float32. Straight in HU between rungs, continuous, and differentiable in `hu`
         (gradient 0 below -1000).
     Raises: SettingError for settings whose rungs do not rise.
     Source: mixtures on straight lines between tissues of known composition, as in Schneider, Bortfeld and Schlegel,
         Phys. Med. Biol. 45 (2000) 459, doi:10.1088/0031-9155/45/2/314.
     """
     ladder = ladder_of(settings or Decomposition())
-    values = (hu if hu.is_floating_point() else hu.to(torch.float32)).clamp(min=HU_AIR)
+    values = (hu if hu.dtype == torch.float64 else hu.to(torch.float32)).clamp(min=HU_AIR)
     rungs = torch.from_numpy(ladder.rungs).to(values)
     steps = len(rungs) - 1
     step = (torch.bucketize(values.detach().contiguous(), rungs, right=True) - 1).clamp(0, steps - 1)

@@ -134,3 +134,19 @@ def test_an_unknown_metal_or_energy_is_refused():
         decompose(torch.zeros(3), Decomposition(metal_kind="gold"))
     with pytest.raises(SettingError, match="tabulated from 10"):
         decompose(torch.zeros(3), Decomposition(energy=511.0))
+
+
+def test_lists_are_taken_for_tuples_and_one_pattern_is_refused():
+    settings = Decomposition(metal=[2400, 3100], contrast_labels=["aorta"])
+    assert settings == Decomposition(metal=(2400, 3100), contrast_labels=("aorta",))
+    assert set(decompose(torch.tensor([3200.0]), settings)) == {"titanium"}
+    with pytest.raises(SettingError, match=r"patterns, such as \('aorta',\), not one string"):
+        Decomposition(contrast_labels="aorta")
+    with pytest.raises(SettingError, match="metal is two HU"):
+        Decomposition(metal=(2500.0,))
+
+
+def test_half_precision_is_worked_out_in_single():
+    half = decompose(torch.tensor([-800.0, 60.0, 3071.0], dtype=torch.float16))
+    assert {d.dtype for d in half.values()} == {torch.float32}
+    assert half["titanium"][2].item() == pytest.approx(1.46, abs=0.02)
