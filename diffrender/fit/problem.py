@@ -67,16 +67,14 @@ class Problem:
 
 
 def problem_at(
-    scene: Scene, frames: list[Frame], x: Float[Tensor, "n"], settings: FitSettings, trust: float
+    scene: Scene, frames: list[Frame], x: Float[Tensor, "n"], settings: FitSettings, share: float
 ) -> Problem:
     """The stage that begins at x: weights and information are those of the residual there."""
     precision, free = prior_of(scene, frames[0].camera, settings), free_of(scene, settings)
-    inner = precision + torch.diag(torch.where(free, 0.0, 1e12))
     evidence = []
     for view, frame in enumerate(frames):
-        shells, rates = scene.pictures_and_rates(x, frame.camera, view)
-        near = nearby(frame, shells)
-        evidence.append(evidence_of(near, settings.similarity, shells, rates, inner, settings.robust, trust))
+        shells = scene.pictures(x, frame.camera, view)
+        evidence.append(evidence_of(nearby(frame, shells), settings.similarity, shells, settings.robust, share))
     return Problem(scene, tuple(evidence), precision, free, x.clone())
 
 

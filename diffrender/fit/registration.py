@@ -7,22 +7,24 @@ distribution of shapes and the box in which the start may be off.
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffrender.camera import Camera
 from diffrender.errors import GeometryError, SettingError, notify
 from diffrender.fit.adam import descend
 from diffrender.fit.certainty import certainty_of
+from diffrender.fit.chance import likeness_and_chance
 from diffrender.fit.evidence import mixed
 from diffrender.fit.evolution import minimise_widely
 from diffrender.fit.frames import Frame, pyramid
 from diffrender.fit.levenberg import Solution, Step, minimise
 from diffrender.fit.matching import matched
 from diffrender.fit.one_thread import in_one_thread
-from diffrender.fit.problem import Problem, free_of, likeness, prior_of, problem_at, with_parts
+from diffrender.fit.problem import Problem, free_of, likeness, nearby, prior_of, problem_at, with_parts
 from diffrender.fit.result import Fit, Fitted
 from diffrender.fit.scene import POSE, Scene, scene_of
 from diffrender.fit.settings import FitSettings
@@ -31,8 +33,9 @@ from diffrender.fit.start import Start, start_at_isocentre
 from diffrender.jobs import Job, Progress
 from diffrender.xray import Radiograph
 
-FIRST_TRUST = 0.35  # see `evidence_of`; with 0 the prior holds the coarse stages where they begin
-LAST_TRUST = 0.25  # with 0.5 and more, what the model lacks moves depth, and 55 % of errors lie within one deviation
+# Of the independent numbers that a frame is worth (`evidence_of`): with less at first the prior holds the coarse stages
+# where they begin, with more at last what the model lacks moves depth.
+FIRST_SHARE, LAST_SHARE = 0.65, 0.45
 ROUNDS = 2  # of weights and information, then steps, at each size
 COARSE = 48  # px; after contours were matched, frames of fewer pixels would lead away again
 KEPT = 2  # of all that are begun, refined beyond the coarsest size
@@ -57,7 +60,8 @@ def pelvis(
         radiographs: one or more, of one patient in one position; all are fitted together.
         model: by default the small parametric pelvis, which is no real one's average; that is said.
         settings: by default `FitSettings()`.
-        start: where to begin, one or several; by default the model upright at the isocentre. All are begun, the best
+        start: where to begin, one or several; by default the model upright at the isocentre, or where that is not known
+            in the middle of the beam, its depth then a guess with a wide prior. All are begun, the best
             refined to the end, and ends that are apart but as likely are told.
     Returns: a job whose result is a `Fit`; its `Progress` has the cost and a picture of the outline on the first frame.
     Raises: ImageError for a frame of one value, GeometryError where the model projects into no frame, SettingError for
@@ -71,6 +75,8 @@ def pelvis(
     model = chosen_model(model)
     begun = [start] if isinstance(start, Start) else list(start or ())
     begun = begun or [start_at_isocentre([view.camera for view in views], model)]
+    if not settings.depth:
+        settings = replace(settings, depth=max(one.depth for one in begun))
     levels = _levels(views, settings)
     states = [_begin(one, model, settings, views) for one in begun]
     if settings.similarity == "labels":
@@ -116,14 +122,14 @@ def _steps(levels: list[list[Frame]], states: list[_State], settings: FitSetting
         ended = []
         for state in states:
             for turn in range(ROUNDS):
-                state = yield from _stage(state, frames, settings, (done, total), _trust(number, turn, len(levels)))
+                state = yield from _stage(state, frames, settings, (done, total), _share(number, turn, len(levels)))
                 done += 1
             ended.append(state)
         states = _ranked(ended)
         history += states[0].solution.history if states[0].solution else ()
     yield Progress(total, total, states[0].cost)
     frames = [evidence.frame for evidence in states[0].problem.evidence] if states[0].problem else levels[-1]
-    return _fit(states, begun, frames, tuple(history), settings)
+    return _fit(states, begun, frames, levels[-1], tuple(history), settings)
 
 
 def _near(
@@ -156,16 +162,16 @@ def _matched(states: list[_State], levels: list[list[Frame]], settings: FitSetti
     return [state for _, state in found], found[0][0]
 
 
-def _trust(level: int, turn: int, levels: int) -> float:
-    """In the residual as noise, over all stages."""
-    return FIRST_TRUST + (LAST_TRUST - FIRST_TRUST) * (ROUNDS * level + turn) / max(ROUNDS * levels - 1, 1)
+def _share(level: int, turn: int, levels: int) -> float:
+    """Of a frame's independent numbers, over all stages."""
+    return FIRST_SHARE + (LAST_SHARE - FIRST_SHARE) * (ROUNDS * level + turn) / max(ROUNDS * levels - 1, 1)
 
 
 def _stage(
-    state: _State, frames: list[Frame], settings: FitSettings, progress: tuple[int, int], trust: float
+    state: _State, frames: list[Frame], settings: FitSettings, progress: tuple[int, int], share: float
 ) -> Generator[Progress, None, _State]:
-    problem = problem_at(state.scene, frames, state.x, settings, trust)
-    steps = _optimiser(problem, settings, first=trust == FIRST_TRUST)
+    problem = problem_at(state.scene, frames, state.x, settings, share)
+    steps = _optimiser(problem, settings, first=share == FIRST_SHARE)
     while True:
         try:
             step = next(steps)
@@ -232,13 +238,11 @@ def _begin(start: Start, model: ShapeModel, settings: FitSettings, views: list[R
 
 
 def _check_in_view(scene: Scene, x: Tensor, views: list[Radiograph]) -> None:
-    points = scene.mesh(x).vertices.to(torch.float64)
     for number, view in enumerate(views, 1):
-        pixels, (height, width) = view.camera.project(points), view.camera.image_size
-        inside = ((pixels >= 0).all(1) & (pixels[:, 0] < height) & (pixels[:, 1] < width)).double().mean()
+        inside = _share_inside(scene, x, view.camera)
         if inside < SEEN:
             raise GeometryError(
-                f"{view.source or f'Frame {number}'}: from this start {100 * float(inside):.0f} % of the model project "
+                f"{view.source or f'Frame {number}'}: from this start {100 * inside:.0f} % of the model project "
                 "into the frame, so there is nothing to fit it to. Check the camera (its world must be that of the "
                 "start, RAS in mm), or give a start nearer to the patient (--start, or landmarks)."
             )
@@ -279,14 +283,19 @@ def _preview(scene: Scene, frame: Frame, x: Tensor) -> Float[Tensor, "3 h w"]:
 
 
 def _fit(
-    states: list[_State], count: int, frames: list[Frame], history: tuple[float, ...], settings: FitSettings
+    states: list[_State],
+    count: int,
+    frames: list[Frame],
+    whole: list[Frame],
+    history: tuple[float, ...],
+    settings: FitSettings,
 ) -> Fit:
     best = states[0]
     scene, x, problem, solution = best.scene, best.x, best.problem, best.solution
     assert problem is not None
     assert solution is not None
     assert solution.normal.hessian is not None
-    outcome, sentence = _outcome(states, count, settings)
+    outcome, sentence = _outcome(states, count, whole, settings)
     pose = scene.pose(x)
     turn = scene.turn(x) if scene.turning else torch.zeros(3, dtype=torch.float64)
     places = scene.model.landmarks_of(scene.coefficients(x), turn if scene.turning else None)
@@ -319,7 +328,7 @@ def _fitted(problem: Problem, x: Tensor, view: int) -> Fitted:
     return Fitted(shown, drawn, (shown - drawn) * evidence.weights.to(shown), outline)
 
 
-def _outcome(states: list[_State], count: int, settings: FitSettings) -> tuple[str, str]:
+def _outcome(states: list[_State], count: int, frames: list[Frame], settings: FitSettings) -> tuple[str, str]:
     best = states[0]
     assert best.solution is not None
     assert best.problem is not None
@@ -336,6 +345,9 @@ def _outcome(states: list[_State], count: int, settings: FitSettings) -> tuple[s
             f"{1 + len(rivals)} of {count} starts end in places up to {far:.0f} mm apart that explain the frames as "
             "well. Add a view from another side, or landmarks."
         )
+    nothing = _found_nothing(best, frames, settings)
+    if nothing:
+        return "diverged", nothing
     axis = best.problem.evidence[0].frame.camera.direction
     moved = float(best.x[:3] @ axis)
     allowed = settings.depth * 2 if 0 < settings.depth < math.inf else settings.start_translation
@@ -355,6 +367,39 @@ def _outcome(states: list[_State], count: int, settings: FitSettings) -> tuple[s
             "this result."
         )
     return "converged", "No step makes it more likely. Look at the outline on every frame before you use it."
+
+
+def _found_nothing(best: _State, frames: list[Frame], settings: FitSettings) -> str:
+    """Why the body at the end is not what the frames show; "" where it may be."""
+    assert best.problem is not None
+    scene, x = best.scene, best.x
+    seen = min(_share_inside(scene, x, frame.camera) for frame in frames)
+    if seen < SEEN:
+        return (
+            f"At the end {100 * seen:.0f} % of the model project into a frame: it left the picture, and the result "
+            "means nothing. Give a start nearer to the truth (landmarks, or --start)."
+        )
+    if settings.similarity == "labels":
+        return ""
+    both = []
+    for view, evidence in enumerate(best.problem.evidence):
+        shells = scene.pictures(x, evidence.frame.camera, view)
+        picture = mixed(shells, None, evidence.frame, evidence.kind)[0]
+        both.append(likeness_and_chance(picture, frames[view], nearby(frames[view], shells)))
+    told, chance = (sum(one) / len(both) for one in zip(*both, strict=True))
+    if told < chance:
+        return (
+            f"The model and the frames have little in common: their likeness is {told:.2f}, and the same picture put "
+            f"at wrong places reaches {chance:.2f}. Give a start nearer to the truth, or check the geometry."
+        )
+    return ""
+
+
+def _share_inside(scene: Scene, x: Tensor, camera: Camera) -> float:
+    """The share of the vertices that project into an image."""
+    pixels, (height, width) = camera.project(scene.mesh(x).vertices.to(torch.float64)), camera.image_size
+    inside = (pixels >= 0).all(1) & (pixels[:, 0] < height) & (pixels[:, 1] < width)
+    return float(inside.double().mean())
 
 
 def _own_cost(state: _State) -> float:

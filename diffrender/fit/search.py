@@ -18,12 +18,10 @@ from diffrender.fit.frames import Frame, blurred, frame_of, radii_of
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.shape import ShapeModel
 from diffrender.fit.similarity import SOFT_EDGE, gradients
-from diffrender.fit.start import Start
+from diffrender.fit.start import USUAL_DEPTH, Start
 from diffrender.mesh import Mesh
 from diffrender.rays.surface import surface_pass
 from diffrender.xray import Radiograph
-
-USUAL_DEPTH = 0.65  # of the distance from source to detector: where a C-arm's isocentre is, about
 
 
 @dataclass(frozen=True)
