@@ -12,7 +12,7 @@ from diffrender.physics.settings import Detector, Grid, Heel, Physics, Scatter
 
 _CHEST = Presentation(percentiles=(0.5, 99.8), voi="linear", gamma=1.3, contrast=(2.0, 2.4, 1.9, 1.2), evened=0.55)
 _BEDSIDE = Presentation(percentiles=(0.5, 99.8), voi="linear", gamma=1.4, contrast=(2.2, 2.8, 2.4, 1.5), evened=0.75)
-_BONE = Presentation(percentiles=(1.0, 99.8), voi="linear", contrast=(2.0, 2.5, 2.0, 1.2), evened=0.6)
+_BONE = Presentation(percentiles=(2.0, 99.5), voi="linear", contrast=(2.0, 2.5, 2.0, 1.2), evened=0.6)
 _SCREEN = Presentation(percentiles=(1.0, 99.8), voi="linear", contrast=(1.5, 1.7, 1.4, 1.0), evened=0.4)
 
 
