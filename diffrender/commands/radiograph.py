@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import Enum
 from json import dumps
 from pathlib import Path
@@ -17,7 +18,7 @@ from diffrender.errors import GeometryError, MemoryNeedError, SettingError, noti
 from diffrender.jobs import Progress
 
 if TYPE_CHECKING:
-    from diffrender import Camera, Radiograph
+    from diffrender import Camera, Radiograph, RadiographSettings
 
 EXAMPLE = example("diffrender radiograph ct.nii.gz --labels labels.nii.gz --preset pelvis-ap -o pelvis.png")
 READABLE = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".nhdr", ".mha", ".mhd", ".zip", ".dcm", ".dicom", ".ima")
@@ -110,6 +111,44 @@ def radiograph(
     NAME.preview.png (8 bits, for the eye, with the labels drawn in) and NAME.labels.npz (masks and path lengths).
     With --json and a list of cameras, the line "cancel" on stdin, or its end, stops it.
     """
+    from diffrender.xray import RadiographSettings
+
+    settings = RadiographSettings(kind.value, energy, masks.value, threshold, backend=backend.value)
+    request = Request(ct, labels, names, series, preset, camera, size, pixel_size, anonymous, out)
+    current().result(*take(request, lambda _: settings))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, as typed: a picture of what, from where, to which file."""
+
+    ct: str
+    labels: str | None
+    names: str | None
+    series: str | None
+    preset: str | None
+    camera: str | None
+    size: str | None
+    pixel_size: float | None
+    anonymous: bool
+    out: str | None
+
+
+Written = tuple[dict[str, Any], str]
+
+
+def take(
+    request: Request,
+    settings_for: "Callable[[str], RadiographSettings]",
+    more: "Callable[[Radiograph, Target, int], list[Path]] | None" = None,
+) -> Written:
+    """Take the pictures and write them. Returns the result for a program, and for a person.
+
+    Args:
+        settings_for: what is made of the rays, by the preset's name; "frontal" where a camera is given.
+        more: writes what else lies beside the n-th picture, and says which files that are.
+    Raises: as `diffrender.radiograph` and reading and writing do.
+    """
     import diffrender as dr
     from diffrender.io.images import LABELS_SUFFIX, WRITERS
     from diffrender.io.whole import together
@@ -119,37 +158,39 @@ def radiograph(
     from diffrender.xray import scene_of
 
     console = current()
-    check_given({"CT": ct, "--labels": labels, "--names": names, "--camera": camera, "--out": out})
-    if camera is not None and (preset is not None or pixel_size is not None):
-        other = "--preset" if preset is not None else "--pixel-size"
+    asked = request
+    named = {"CT": asked.ct, "--labels": asked.labels, "--names": asked.names}
+    check_given({**named, "--camera": asked.camera, "--out": asked.out})
+    if asked.camera is not None and (asked.preset is not None or asked.pixel_size is not None):
+        other = "--preset" if asked.preset is not None else "--pixel-size"
         raise SettingError(
             f"--camera already says where the picture is taken from and how large its pixels are; leave out {other}."
         )
     # A CT may take a minute to read: what can be wrong without it is asked before.
-    settings = dr.RadiographSettings(kind.value, energy, masks.value, threshold, backend=backend.value)  # pyright: ignore[reportArgumentType]
-    linear_map(energy)
-    preset = preset or "frontal"
+    preset = asked.preset or "frontal"
+    settings = settings_for(preset)
+    linear_map(settings.energy)
     if preset not in PRESETS:
         raise SettingError(f"{preset!r} is no preset; there are {', '.join(PRESETS)}.")
-    shape = None if size is None else parse_size(size)
-    cameras = [] if camera is None else cameras_of(camera, shape)
+    shape = None if asked.size is None else parse_size(asked.size)
+    cameras = [] if asked.camera is None else cameras_of(asked.camera, shape)
     h, w = shape or (SIZE, SIZE)
     sizes = [view.image_size for view in cameras] or [(h, w)]
     count = len(sizes)
-    default = "radiograph" if anonymous else f"{stem_of(ct)}-{'radiograph' if cameras else preset}"
-    target = target_of(out, default, "radiograph", tuple(WRITERS), count)
-    inputs = [path for path in (ct, labels, names, camera) if path is not None]
+    default = "radiograph" if asked.anonymous else f"{stem_of(asked.ct)}-{'radiograph' if cameras else preset}"
+    target = target_of(asked.out, default, "radiograph", tuple(WRITERS), count)
+    inputs = [path for path in (asked.ct, asked.labels, asked.names, asked.camera) if path is not None]
     outputs = [target.file(ending, n) for n in range(count) for ending in ("", CAMERA, PREVIEW, LABELS_SUFFIX)]
     check_outputs([*outputs, target.provenance], inputs)
     check_writable(target.folder, sum(height * width for height, width in sizes) * BYTES_A_PIXEL)
 
     # One picture is over before one could stop it; a list of them listens.
     with console.listening() if count > 1 else nullcontext(), together():
-        console.progress(Progress(0, count + 1), f"Reading {ct}")
-        volume = dr.read_volume(ct, labels=labels, names=names, series=series)
+        console.progress(Progress(0, count + 1), f"Reading {asked.ct}")
+        volume = dr.read_volume(asked.ct, labels=asked.labels, names=asked.names, series=asked.series)
         for size_ in sizes:
             check_memory_for(size_, len(volume.label_ids), settings.masks)
-        cameras = cameras or [dr.preset(preset, volume, image_size=(h, w), pixel_size=pixel_size)]
+        cameras = cameras or [dr.preset(preset, volume, image_size=(h, w), pixel_size=asked.pixel_size)]
         scene = scene_of(volume, settings)
         files, shown = [], []
         for n, view in enumerate(cameras):
@@ -160,23 +201,23 @@ def radiograph(
                     f"{target.file(n=n)} is an empty picture: no ray meets anything denser than air. Check that the "
                     "camera looks at the patient, and, with `diffrender info`, that the values of the CT are HU."
                 )
-            files += write_all(picture, target, n, anonymous)
-            shown.append(summary_of(picture, target.file(n=n), threshold))
+            files += write_all(picture, target, n, asked.anonymous)
+            files += [] if more is None else more(picture, target, n)
+            shown.append(summary_of(picture, target.file(n=n), settings.threshold))
         console.progress(Progress(count + 1, count + 1), "Casting rays")
         made = {
             **asdict(settings),
-            "preset": None if camera else preset,
-            "series": series,
-            "anonymous": anonymous,
+            "preset": None if asked.camera else preset,
+            "series": asked.series,
+            "anonymous": asked.anonymous,
             "cameras": cameras,
         }
         output = target.folder if target.whole_folder else target.file()
         hashed = [path for path in inputs if os.path.exists(os.path.expanduser(path))]  # a table of ours is no file
         files.append(write_provenance(output, console.command, made, hashed))
     lines = [line for picture in shown for line in sentences(picture)]
-    console.result(
-        {"files": files, "pictures": shown}, "\n".join([*lines, "Written:", *(f"  {file}" for file in files)])
-    )
+    text = "\n".join([*lines, "Written:", *(f"  {file}" for file in files)])
+    return {"files": files, "pictures": shown}, text
 
 
 def parse_size(text: str) -> tuple[int, int]:
