@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffrender.errors import GeometryError, SettingError
+from diffrender.fit.chance import likeness_and_chance
+from diffrender.fit.cut import cut_places, pixels_of, radius_about
 from diffrender.fit.evolution import minimise_widely
 from diffrender.fit.frames import Frame, pyramid
 from diffrender.fit.independence import independent_pixels
@@ -17,9 +19,9 @@ from diffrender.fit.one_thread import in_one_thread
 from diffrender.fit.result import Certainty, Fit, Fitted
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.similarity import residual, similarity
-from diffrender.fit.wide import WideSettings, search
+from diffrender.fit.wide import Sought, WideSettings, search, without_rim
 from diffrender.jobs import Job, Progress
-from diffrender.pose import motion
+from diffrender.pose import is_rigid, motion, way_between
 from diffrender.rays.line import line_integrals, line_integrals_with_jacobian
 from diffrender.rays.prepared import Prepared
 from diffrender.volume import Volume
@@ -38,11 +40,17 @@ CT_SETTINGS = FitSettings(
     shape=False,
     turn=False,
 )
+# Much else is in a frame in which a CT's place is not known: edges tell a bone from skin, and of local contrast what is
+# as narrow as a bone.
+WIDE_CT_SETTINGS = replace(CT_SETTINGS, similarity="gradient-correlation", blur=15.0, sizes=(110, 160, 220))
 SHADOW = 0.02  # of its largest value: where a drawn body counts as there
 AROUND = 12.0  # mm on the image plane: so far from its shadow a body still has an edge to compare
+CUT = 8.0  # mm on the image plane: so far from where a CT is cut off its picture has an edge that the patient has not
 KEPT = 3  # starts that are refined to the end
+KEPT_WIDE = 12  # of the candidates of a search, after the first and coarsest fit
+FIRST_STEPS = 8  # of a candidate's refinement, but the last: enough to tell which are worth more
 SEARCHED = 110  # px: a wide search needs no more
-GOOD = 0.3  # similarity below which a fit has found nothing
+GOOD = 0.3  # likeness below which a fit has found nothing, where wrong places do not tell (`chance`)
 ALIKE = 0.02  # of similarity: two ends nearer than this are equally good
 APART = (5.0, 3.0)  # mm, degrees: two ends farther than this are two poses
 SPREAD = (20.0, 10.0)  # mm, degrees: what CMA-ES looks through where no box is given
@@ -50,10 +58,11 @@ SPREAD = (20.0, 10.0)  # mm, degrees: what CMA-ES looks through where no box is 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """One view at one resolution."""
+    """One view at one resolution; `cut` is where the CT, at rest, ends in the middle of the patient [mm]."""
 
     frame: Frame
     attenuation: Prepared
+    cut: Float[Tensor, "k 3"]
 
 
 def ct(
@@ -69,16 +78,17 @@ def ct(
         radiographs: one or more, taken at the same time; all are fitted together.
         volume: the CT [HU]; a single bone, cut out with air around it, works too: frames are compared only where the
             CT casts a shadow.
-        settings: by default `CT_SETTINGS`. A box about the start (`start_translation`, `start_rotation`) becomes a
-            prior; `optimiser="wide"` begins with CMA-ES, which looks through that box.
+        settings: by default `CT_SETTINGS`, with `wide` `WIDE_CT_SETTINGS`. A box about the start (`start_translation`,
+            `start_rotation`) becomes a prior; `optimiser="wide"` begins with CMA-ES, which looks through that box.
         starts: world_from_ct (4, 4), rigid; by default where the CT lies. All are begun, the best refined to the end.
-        wide: look everywhere first, in all orientations: for a CT whose place is not known at all.
+        wide: look everywhere first, in all orientations: for a CT whose place is not known at all. The rim of the
+            collimation is then left out.
     Returns: a job whose result has `world_from_model` = world_from_ct, no mesh, no coefficients.
     Raises: UnitError where the CT is not in HU; ImageError for a frame of one value; GeometryError for a start that is
         not rigid, or from which no ray meets the CT.
     Source: Levenberg-Marquardt on the Jacobian that the ray kernel makes in the same pass as the picture.
     """
-    settings = CT_SETTINGS if settings is None else settings
+    settings = (CT_SETTINGS if wide is None else WIDE_CT_SETTINGS) if settings is None else settings
     if not radiographs:
         raise SettingError("A fit needs at least one radiograph.")
     if settings.similarity == "labels":
@@ -87,8 +97,14 @@ def ct(
         raise SettingError("A CT is registered by levenberg or wide, which begins with CMA-ES; not by adam.")
     begun = [torch.as_tensor(start, dtype=torch.float64) for start in starts] or [torch.eye(4, dtype=torch.float64)]
     for start in begun:
-        _check_rigid(start)
+        if not is_rigid(start):
+            raise GeometryError(
+                f"A start is a rigid 4 x 4 matrix, world_from_ct [mm], and this is {start.tolist()}. Scale, shear and "
+                "mirrors move no patient."
+            )
     attenuation = scene_of(volume, RadiographSettings(labels=False, backend=settings.backend)).attenuation
+    if wide is not None:
+        radiographs = [without_rim(one) for one in radiographs]
     levels = _levels(radiographs, volume, attenuation, settings)
     return Job(in_one_thread(_steps(levels, volume, settings, begun, wide)))
 
@@ -103,14 +119,18 @@ def _steps(
     if wide is not None:
         yield Progress(0, 0)
         starts = _found(levels, volume, settings, wide)
+    kept = [KEPT if wide is None or number else KEPT_WIDE for number in range(len(levels))]
     ends = [_End(start, torch.zeros(6, dtype=torch.float64)) for start in starts]
-    total, done = len(starts) + KEPT * (len(levels) - 1), 0
+    total, done = len(starts) + sum(kept[:-1]), 0
     history: list[float] = []
     for number, level in enumerate(levels):
         solved = []
         for end in ends:
             problem = _Problem(level, volume, settings, end)
-            steps = _optimiser(problem, settings, first=number == 0)
+            hasty = wide is not None and number < len(levels) - 1
+            steps = _optimiser(
+                problem, settings, number == 0, min(settings.steps, FIRST_STEPS) if hasty else settings.steps
+            )
             while True:  # not `yield from`: what is told of a step is a Progress
                 try:
                     step = next(steps)
@@ -121,16 +141,25 @@ def _steps(
             done += 1
         solved.sort(key=lambda end: end.cost)
         history += list(solved[0].history)
-        ends = solved[:KEPT]
+        ends = _distinct(solved, kept[number])
     yield Progress(total, total, ends[0].cost)
     return _fit(ends, len(starts), tuple(history))
 
 
-def _optimiser(problem: "_Problem", settings: FitSettings, first: bool) -> Generator[Step, None, Solution]:
+def _distinct(ends: list["_End"], most: int) -> list["_End"]:
+    """The best ends, no two at the same pose."""
+    kept: list[_End] = []
+    for end in ends:
+        if len(kept) < most and all(_apart(end, other) for other in kept):
+            kept.append(end)
+    return kept
+
+
+def _optimiser(problem: "_Problem", settings: FitSettings, first: bool, most: int) -> Generator[Step, None, Solution]:
     if first and settings.optimiser == "wide":
         spread = _box(settings.start_translation or SPREAD[0], settings.start_rotation or SPREAD[1])
         return minimise_widely(lambda x: problem.evaluate(x, False).cost, problem.end.xi, spread, seed=settings.seed)
-    return minimise(problem.evaluate, problem.end.xi, settings.steps, settings.tolerance * problem.information)
+    return minimise(problem.evaluate, problem.end.xi, most, settings.tolerance * problem.information)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +192,7 @@ class _Problem:
         self.volume, self.settings, self.end = volume, settings, end
         self.lattice = end.start @ volume.world_from_voxel
         self.centre = end.start[:3, :3] @ volume.centre + end.start[:3, 3]
-        self.views = [self._shadowed(view) for view in views]
+        self.whole, self.views = views, [self._shadowed(view) for view in views]
         if not any(bool((view.frame.weights > 0).any()) for view in self.views):
             raise GeometryError(
                 "From this start no ray of any frame meets the CT, so nothing can be compared. Give a start nearer to "
@@ -191,6 +220,13 @@ class _Problem:
         scores = [float(similarity(kind, self._drawn(view, xi, False)[0], view.frame)) for view in self.views]
         return 1 - sum(scores) / len(scores)
 
+    def likeness_and_chance(self, xi: Float[Tensor, "6"]) -> tuple[float, float]:
+        """Means over the views of how alike picture and frame are, and of what hardly any wrong place exceeds."""
+        pairs = zip(self.views, self.whole, strict=True)
+        both = [likeness_and_chance(self._drawn(near, xi, False)[0], all_.frame, near.frame) for near, all_ in pairs]
+        likeness, chance = (sum(one) / len(both) for one in zip(*both, strict=True))
+        return likeness, chance
+
     def pictures(self, xi: Float[Tensor, "6"]) -> tuple[Fitted, ...]:
         """Every frame, and the CT's own picture, as they were compared."""
         return tuple(self._compared(view, xi) for view in self.views)
@@ -211,10 +247,16 @@ class _Problem:
         return line_integrals(view.attenuation, self.lattice, camera, xi, backend, self.centre), None
 
     def _shadowed(self, view: _View) -> _View:
-        """The view with no weight where the CT casts no shadow: what lies there is not of the CT."""
+        """The view with no weight where the CT casts no shadow, as what lies there is not of the CT, nor near where
+        the CT is cut off, unless that is most of it."""
         drawn = self._drawn(view, self.end.xi, False)[0]
-        there = drawn > SHADOW * drawn.amax().clamp(min=1e-12)
-        return _View(view.frame.near(there, AROUND), view.attenuation)
+        there = view.frame.near(drawn > SHADOW * drawn.amax().clamp(min=1e-12), AROUND)
+        pose = self.end.pose(self.volume.centre)
+        cut = pixels_of(view.cut @ pose[:3, :3].T + pose[:3, 3], view.frame.camera)
+        uncut = there.weights * (view.frame.near(cut, CUT).weights == 0)
+        return replace(
+            view, frame=replace(there, weights=uncut if 2 * uncut.sum() > there.weights.sum() else there.weights)
+        )
 
     def _information(self) -> float:
         """What a squared residual of 1 is worth: independent pixels over the squared residual that is there.
@@ -244,6 +286,7 @@ def _levels(
 ) -> list[list[_View]]:
     """All views at each resolution, coarse first; the CT about as coarse as the pixels."""
     pyramids = [pyramid(radiograph, settings) for radiograph in radiographs]
+    cut = cut_places(volume)
     count = min(len(one) for one in pyramids)
     voxel = float(volume.world_from_voxel[:3, :3].norm(dim=0).amin())
     levels = []
@@ -253,7 +296,7 @@ def _levels(
             frame = one[n - count]
             pixel = min(frame.camera.pixel_size) * _shrunk(frame, volume)
             coarse = max(0, math.floor(math.log2(max(1.0, pixel / voxel))))
-            views.append(_View(frame, attenuation.level(min(coarse, _coarsest(attenuation)))))
+            views.append(_View(frame, attenuation.level(min(coarse, _coarsest(attenuation))), cut))
         levels.append(views)
     return levels
 
@@ -281,8 +324,7 @@ def _found(levels: list[list[_View]], volume: Volume, settings: FitSettings, wid
         [frame.image for frame in frames],
         [frame.weights for frame in frames],
         [frame.camera for frame in frames],
-        cast,
-        volume.centre,
+        Sought(cast, volume.centre, radius_about(volume, volume.centre), views[0].cut),
         middle_of([frame.camera for frame in frames], volume.centre),
         wide,
     )
@@ -324,16 +366,19 @@ def _fit(ends: list[_End], starts: int, history: tuple[float, ...]) -> Fit:
 
 
 def _outcome(ends: list[_End], starts: int) -> tuple[str, str]:
-    best, rivals = ends[0], [end for end in ends[1:] if end.cost - ends[0].cost < ALIKE and _apart(end, ends[0])]
+    best, rivals = ends[0], [end for end in ends[1:] if end.cost - ends[0].cost < ALIKE]
     score = 1 - best.cost
     assert best.solution is not None
     said = f"similarity {score:.3f}, 1 for the same picture"
     if best.solution.outcome == "diverged" or not math.isfinite(best.cost):
         return "diverged", "The fit diverged: its cost is no number. Check the frame's geometry and the CT's values."
-    if score < GOOD:
+    assert best.problem is not None
+    likeness, chance = best.problem.likeness_and_chance(best.xi)
+    if likeness < (chance or GOOD):
         return "diverged", (
-            f"The CT's picture and the frame have little in common ({said}): the start was too far off, the geometry "
-            "is another, or it is not this patient. Give a start nearer by, or look everywhere."
+            f"The CT's picture and the frame have little in common (likeness {likeness:.2f}, and "
+            f"{chance or GOOD:.2f} at wrong places): the start was too far off, the geometry is another, or it is not "
+            "this patient. Give a start nearer by, or look everywhere."
         )
     if rivals:
         return "ambiguous", (
@@ -343,16 +388,21 @@ def _outcome(ends: list[_End], starts: int) -> tuple[str, str]:
     if best.solution.outcome == "step limit":
         return "step limit", f"The fit had not settled when its steps were used up ({said}). Allow more steps."
     of = f" from the best of {starts} starts" if starts > 1 else ""
+    if len(ends) > 1:
+        way, turn = _way(best, ends[1])
+        of += f", the next pose being {way:.0f} mm and {turn:.0f} degrees away with {1 - ends[1].cost:.3f}"
     return "converged", f"Converged{of} ({said})."
 
 
 def _apart(a: _End, b: _End) -> bool:
+    way, turn = _way(a, b)
+    return way > APART[0] or turn > APART[1]
+
+
+def _way(a: _End, b: _End) -> tuple[float, float]:
     assert a.problem is not None
     centre = a.problem.volume.centre
-    one, other = a.pose(centre), b.pose(centre)
-    way = (one[:3, :3] @ centre + one[:3, 3] - other[:3, :3] @ centre - other[:3, 3]).norm()
-    turn = math.degrees(math.acos(max(-1.0, min(1.0, float((one[:3, :3].T @ other[:3, :3]).trace() - 1) / 2))))
-    return float(way) > APART[0] or turn > APART[1]
+    return way_between(a.pose(centre), b.pose(centre), centre)
 
 
 def _certainty(problem: _Problem, solution: Solution, best: _End) -> Certainty:
@@ -370,13 +420,3 @@ def _certainty(problem: _Problem, solution: Solution, best: _End) -> Certainty:
         vertices=torch.zeros(0, 3),
         landmarks={},
     )
-
-
-def _check_rigid(matrix: Float[Tensor, "*matrix"]) -> None:
-    good = matrix.shape == (4, 4) and bool(torch.isfinite(matrix).all())
-    turn = matrix[:3, :3] if good else torch.zeros(3, 3, dtype=torch.float64)
-    if not good or float((turn @ turn.T - torch.eye(3).to(turn)).abs().amax()) > 1e-4 or float(turn.det()) < 0:
-        raise GeometryError(
-            f"A start is a rigid 4 x 4 matrix, world_from_ct [mm], and this is {matrix.tolist()}. Scale, shear and "
-            "mirrors move no patient."
-        )
