@@ -12,6 +12,10 @@ from diffrender.synth.films import Film
 
 SIDE = 360  # px of the longer side as shown
 TRUTH = (255, 255, 255)
+MOST_SHOWN = 60  # overlays; the page of more is too large to open
+SIDES = (
+    "L is the patient's left, at the image's right as frontal films are hung; laterality is not read from the image."
+)
 
 
 def outlined(
@@ -44,6 +48,12 @@ def legend(names: Sequence[str]) -> str:
         for number, name in enumerate(names)
     )
     return f"<p>{', '.join(spans)}</p>"
+
+
+def file_of(film: Film) -> str:
+    """The file's name without its folder, and whether the film was turned round."""
+    turned = {"stated": " (MONOCHROME1)", "detected": " (bone was dark, not said; turned round)"}.get(film.inverted, "")
+    return film.name.replace("\\", "/").rsplit("/", 1)[-1] + turned
 
 
 def _edge(layer: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "a b"]:

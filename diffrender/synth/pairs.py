@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 # A CT views the whole chest; films are cut closer, and no two people are built alike.
-OF_CTS = Warp(zoom=(1.05, 1.75), stretch=0.1, turn=4.0, shift=0.05, bend=0.02, mirror=0.5)
+OF_CTS = Warp(zoom=(1.15, 2.1), stretch=0.1, turn=4.0, shift=0.06, bend=0.02, mirror=0.5)
 OF_FILMS = Warp(zoom=(0.9, 1.2), stretch=0.07, turn=4.0, shift=0.03, bend=0.015, mirror=0.5)
 
 

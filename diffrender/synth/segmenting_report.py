@@ -9,14 +9,9 @@ from jaxtyping import Bool
 
 from diffrender.pages import figure, figures, page, section, table
 from diffrender.synth.films import Film
-from diffrender.synth.overlays import legend, outlined
+from diffrender.synth.overlays import MOST_SHOWN, SIDES, file_of, legend, outlined
 from diffrender.synth.scores import Scored, mean_dice
 from diffrender.synth.segmenter import Segmenter
-
-MOST_SHOWN = 60  # overlays; the page of more is too large to open
-SIDES = (
-    "L is the patient's left, at the image's right as frontal films are hung; laterality is not read from the image."
-)
 
 
 def segmentation_page(
@@ -38,7 +33,7 @@ def segmentation_page(
         if some:
             rows.append(_row(group, some))
     shown = [
-        figure(outlined(one.film, one.found, one.one.masks), f"{_short(one.film)}: {_values(names, one.dice)}")
+        figure(outlined(one.film, one.found, one.one.masks), f"{file_of(one.film)}: {_values(names, one.dice)}")
         for one in scored[:MOST_SHOWN]
     ]
     return page(
@@ -64,7 +59,7 @@ def overlay_page(
     names = segmenter.settings.names
     order = sorted(range(len(films)), key=lambda n: min(layer.mean() for layer in found[n]))
     shown = [
-        figure(outlined(films[n], found[n]), f"{_short(films[n])}: {_areas(names, found[n])}")
+        figure(outlined(films[n], found[n]), f"{file_of(films[n])}: {_areas(names, found[n])}")
         for n in order[:MOST_SHOWN]
     ]
     left = f" {len(films) - MOST_SHOWN} more are not shown." if len(films) > MOST_SHOWN else ""
@@ -84,11 +79,6 @@ def _values(names: Sequence[str], dice: Sequence[float]) -> str:
 
 def _areas(names: Sequence[str], found: Bool[np.ndarray, "label h w"]) -> str:
     return ", ".join(f"{name} {100 * layer.mean():.1f} %" for name, layer in zip(names, found, strict=True)) + " of it"
-
-
-def _short(film: Film) -> str:
-    turned = {"stated": " (MONOCHROME1)", "detected": " (bone was dark, not said; turned round)"}.get(film.inverted, "")
-    return film.name.replace("\\", "/").rsplit("/", 1)[-1] + turned
 
 
 def _about(segmenter: Segmenter) -> str:
