@@ -1,12 +1,18 @@
 """`diffrender fit model` from files like the published ones to a model file."""
 
+import hashlib
+import http.server
 import json
+import threading
+from functools import partial
+from pathlib import Path
 
 import atlases
 import numpy as np
 import pytest
 import torch
 
+from diffrender import samples
 from diffrender.fit.model_files import load_shape_model
 
 
@@ -33,6 +39,50 @@ def test_a_folder_becomes_a_model(typed, atlas, tmp_path):
     # In RAS: the left hip lies at negative x, the pubis in front of the sacrum.
     assert model.landmarks["FH-l"][0] < -60
     assert model.landmarks["SPS-r"][1] > model.mean[model.range_of("sacrum")][:, 1].max()
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def offered(atlas, tmp_path, monkeypatch):
+    """The atlas as the sample of its name, on a server of this machine; the table of samples names it."""
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("DIFFRENDER_CACHE", str(tmp_path / "cache"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(atlas)))
+    lines = ["sample,url,sha256,bytes,licence,citation,what,file"]
+    for file in sorted(atlas.rglob("*.vtk")):
+        name, content = file.relative_to(atlas).as_posix(), file.read_bytes()
+        url, told = f"http://127.0.0.1:{server.server_address[1]}/{name}", "CC BY 4.0,Han et al.,an atlas"
+        lines.append(f"pelvis-atlas,{url},{hashlib.sha256(content).hexdigest()},{len(content)},{told},{name}")
+    (tmp_path / "samples.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.setattr(samples, "TABLE", tmp_path / "samples.csv")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_published_atlas_is_fetched_once_and_built(typed, offered):
+    words = ("fit", "model", "--sample", "pelvis-atlas", "--plain", "--modes", 2, "--exclude", "15,25", "-o")
+    ended = typed(*words, "asked.h5")
+    assert (ended.code, "add --yes" in ended.err, Path("asked.h5").exists()) == (2, True, False)
+    ended = typed(*words, "p.h5", "--yes")
+    assert ended.code == 0, ended.err
+    assert "licence:  CC BY 4.0" in ended.out
+    assert load_shape_model("p.h5").about["ids"] == [2, 3, 40]
+    offered.shutdown()
+    offered.server_close()
+    assert typed(*words, "again.h5").code == 0  # it is here, so nobody asks and nothing is fetched
+    samples.remove_samples("pelvis-atlas")
+    ended = typed(*words, "no.h5", "--yes")
+    assert (ended.code, Path("no.h5").exists()) == (1, False)
+    assert "could not be fetched: no connection" in ended.err
 
 
 @pytest.mark.parametrize("words", [["--exclude", 15, "--exclude", 25], ["--exclude", "15,25"]])

@@ -55,7 +55,7 @@ def test_from_frames_to_a_folder(typed, open_stdin, folder):
     result = ended.lines[-1]
     assert result["type"] == "result"
     assert {Path(file).name for file in result["files"]} == FILES == {file.name for file in Path("Fit ü").iterdir()}
-    assert result["starts"] == ["The model's middle at the isocentre, the patient lying HFS."]
+    assert result["starts"] == ["The model's middle where the beams' axes meet, the patient lying HFS."]
     assert any("small parametric pelvis" in line["message"] for line in ended.lines if line["type"] == "notice")
     assert [line for line in ended.lines if line["type"] == "progress"][-1]["what"] == "Fitting"
     assert error(folder, "Fit ü") < 4  # pixels of 4.7 mm at the detector, and two views
@@ -184,6 +184,33 @@ def test_a_stopped_fit_writes_nothing_and_says_so(typed, folder):
     assert ended.code == 130
     assert ended.lines[-1]["kind"] == "Stopped"
     assert not Path("no").exists()
+
+
+def test_what_is_typed_reaches_the_fit(typed, folder, monkeypatch):
+    told = {}
+
+    def fitted(console, radiographs, model, settings, starts):
+        told["settings"] = settings
+        raise SettingError("seen")
+
+    monkeypatch.setattr(command, "_fitted", fitted)
+    words = ("--per-view", "3,2", "--depth", "none", "--modes", 4, "--steps", 7, "--seed", 5, "--size", 64)
+    assert typed("fit", "pelvis", folder, *words, "--freeze", "turn", "-o", "no").code == 2
+    settings = told["settings"]
+    assert (settings.view_translation, settings.view_rotation) == (3, 2)
+    assert (settings.depth, settings.modes, settings.steps, settings.seed) == (math.inf, 4, 7, 5)
+    assert (settings.shape, settings.pose, settings.turn) == (True, True, False)
+    assert (settings.start_translation, settings.start_rotation, settings.sizes) == (30, 10, (32, 64))
+    words = ("--box", "12,4", "--depth", "6.5", "--similarity", "gradient-difference", "--optimiser", "wide")
+    assert typed("fit", "pelvis", folder, *words, "--freeze", "shape", "-o", "no").code == 2
+    settings = told["settings"]
+    assert (settings.start_translation, settings.start_rotation, settings.depth) == (12, 4, 6.5)
+    assert (settings.similarity, settings.optimiser) == ("gradient-difference", "wide")
+    assert (settings.shape, settings.pose, settings.turn) == (False, True, True)
+    assert typed("fit", "pelvis", folder, "--start", folder / "pose.json", "--freeze", "pose", "-o", "no").code == 2
+    settings = told["settings"]
+    assert (settings.start_translation, settings.start_rotation) == (10, 5)
+    assert (settings.shape, settings.pose, settings.turn) == (True, False, True)
 
 
 def test_choices_are_the_librarys(tmp_path):

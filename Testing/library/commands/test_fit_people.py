@@ -62,7 +62,8 @@ def test_what_is_no_pair_is_refused(typed, people):
         ((cts[0], cts[1], "--segmentations", labels[0]), "2 CTs and 1 segmentation were given"),
         ((cts[0], "--segmentations", labels[0], "--exclude", 1), "--exclude is of an atlas"),
         ((cts[0], "--names", names), "none are given"),
-        ((cts[0], "--segmentations", cts[0]), "ct0.nii.gz"),
+        ((cts[0], "--segmentations", labels[0], "--names", names), "one CT is given"),
+        ((cts[0], cts[1], "--segmentations", cts[0], "--segmentations", labels[1]), "ct0.nii.gz"),
     ):
         ended = typed("fit", "model", *words, "-o", "no.h5")
         assert ended.code == 2, (words, ended.err)

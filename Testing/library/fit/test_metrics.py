@@ -1,5 +1,6 @@
 """Errors of fits whose errors are known: moved, turned, grown and warped meshes."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -46,6 +47,16 @@ def test_one_vertex_pulled_out_is_seen_by_the_largest_distance_alone():
         errors = errors_of(one, other, cios_camera())
         assert errors.hausdorff == pytest.approx(20.0, abs=0.1)
         assert errors.hausdorff_95 < 0.1
+
+
+def test_the_95_percent_distance_is_the_larger_of_both_ways():
+    whole = ball(40.0)
+    high = whole.vertices[whole.faces][:, :, 2].mean(1) > CENTRE[2]
+    half = Mesh(whole.vertices, whole.faces[high])  # from it all lies on the ball; from the ball, half is far away
+    errors = errors_of(half, whole, cios_camera())
+    far = distances_to(whole.vertices.numpy(), half)
+    assert errors.hausdorff_95 == pytest.approx(np.quantile(far, 0.95))
+    assert errors.hausdorff_95 > np.quantile(far, 0.9) + 0.5  # where both ways were taken together, it would be this
 
 
 @pytest.mark.parametrize("angles", [(0, 0), (35, -20)])
@@ -141,3 +152,6 @@ def test_the_share_in_view_counts_vertices_inside_the_image():
     points = torch.tensor([[0.0, 0, 0], [90, 0, 80], [130, 0, 0], [0, 0, -120.0]])  # the field is 204 mm wide there
     mesh = Mesh(points, torch.tensor([[0, 1, 2], [1, 2, 3]]))
     assert share_in_view(mesh, cios_camera()) == 0.5
+    square = cios_camera()
+    tall = dataclasses.replace(square, image_size=(2 * square.image_size[0], square.image_size[1]))
+    assert share_in_view(mesh, tall) == 0.75  # what lies towards the feet comes into view; what lies aside does not

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_people(cts: Sequence[str], segmentations: Sequence[str], excluded: Sequence[str], sample: str | None) -> None:
-    """Raises: SettingError where they are no pairs, or something is asked that an atlas alone has."""
+    """Raises: SettingError where they are no pairs, one person, or something is asked that an atlas alone has."""
     if len(cts) != len(segmentations):
         raise SettingError(
             f"{len(cts)} CT{'s' * (len(cts) != 1)} and {len(segmentations)} segmentation"
@@ -19,6 +19,10 @@ def check_people(cts: Sequence[str], segmentations: Sequence[str], excluded: Seq
     if excluded or sample is not None:
         what = "--exclude" if excluded else "--sample"
         raise SettingError(f"{what} is of an atlas; with --segmentations the CTs that are named are the people.")
+    if len(cts) < 2:
+        raise SettingError(
+            "A shape model tells how people differ, and one CT is given: give two at least, better twenty."
+        )
 
 
 def people_of(
