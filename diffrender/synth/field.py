@@ -17,7 +17,7 @@ from diffrender.volume import Volume
 CHEST_MARGINS = (30.0, 40.0, 40.0)  # [mm] around the lungs to the sides, to front and back, to head and feet
 PELVIS_MARGINS = (25.0, 25.0, 25.0)
 C_ARM_SIDE = 240.0  # [mm] that an image intensifier of 30 cm shows of the patient
-COARSE = 5.0  # [mm]: lungs are found on voxels about so large where only their place is asked for
+COARSE = 3.0  # [mm]: lungs are found on voxels about so large where only their place is asked for
 BEYOND = 1.02  # how much further than the CT a picture may reach
 LEAST = 1.03  # of the core's shadow that a picture shows at the least
 

@@ -107,13 +107,15 @@ def masks_of(
     if lengths is None or not radiograph.ids:
         raise LabelError("This radiograph shows no labels, so it has no masks. Give a volume with labels.")
     entries = {radiograph.label_name(n): (n, lengths[at]) for at, n in enumerate(radiograph.ids)}
-    joined, highest = {}, max([*radiograph.ids, *(radiograph.names or {})])
-    for rule in (r for r in rules if r.joined):
-        members = [entries[name][1] for name in entries if rule.fits(name)]
+    joined: dict[str, tuple[int, Tensor, MaskRule]] = {}
+    highest = max(int(n) for n in (*radiograph.ids, *(radiograph.names or ())))
+    for rule, own in ((rule, rule.joined) for rule in rules):
+        if own is None:
+            continue
+        members = [entries[own][1]] if own in entries else [e[1] for name, e in entries.items() if rule.fits(name)]
         if members:
-            highest += rule.joined not in entries
-            label = entries[rule.joined][0] if rule.joined in entries else highest
-            joined[rule.joined] = (label, torch.stack(members).sum(0), rule)
+            highest, label = (highest, entries[own][0]) if own in entries else (highest + 1, highest + 1)
+            joined[own] = (label, torch.stack(members).sum(0), rule)
     single = [r for r in rules if not r.joined]
     parts = {name: (*entry, _rule(single, name)) for name, entry in entries.items() if name not in joined} | joined
     masks = [_mask(name, path, rule, radiograph, outlines) for name, (_, path, rule) in parts.items()]

@@ -42,7 +42,10 @@ def filled(mask: Mask, axis: int) -> Mask:
     """The mask, with the holes of each slice across `axis`."""
     from scipy import ndimage
 
-    return np.moveaxis(np.stack([ndimage.binary_fill_holes(one) for one in np.moveaxis(mask, axis, 0)]), 0, axis)
+    result = mask.copy()
+    for one in np.moveaxis(result, axis, 0):
+        ndimage.binary_fill_holes(one.copy(), output=one)
+    return result
 
 
 def without_cavities(mask: Mask) -> Mask:

@@ -18,7 +18,7 @@ from diffrender.synth.morphology import components
 
 CELL = 4.0  # [mm] of the map of the lung's lower face, or the largest voxel's edge
 STEEPEST = 2.0  # slope up to which cells are of one face: the heart's side and the hilum are steeper than the dome
-SMALLEST_BASE = 1500.0  # [mm2]; a smaller face is no diaphragm (of a CT that ends above it)
+SMALLEST_BASE = 0.35  # of the lung seen from below; a smaller face is no diaphragm, the CT ends above it: 0.5 to 0.8
 OUTER_HALF = 1.4  # of the way outwards and twice that backwards, each from 0 to 1: no heart lies there
 FITS = 8
 BEHIND = 0.45  # of the way from front to back: the dome is highest there or little before
@@ -59,7 +59,7 @@ def bases_of(lung: Bool[Tensor, "k j i"], world_from_voxel: Float[Tensor, "4 4"]
     heights = np.full(where.max(0) + 2, np.nan)
     heights[tuple(where[lowest].T)] = points[lowest, 2]
     face = _largest_face(heights, STEEPEST * cell)
-    if np.count_nonzero(face) * cell**2 < SMALLEST_BASE:
+    if np.count_nonzero(face) < SMALLEST_BASE * len(first):
         return torch.zeros(0, 3, dtype=torch.float64)
     face &= _dome(heights, face, right)
     x, y = np.nonzero(face)
@@ -181,4 +181,5 @@ def _filled(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     groups, sizes = components(mask)
     if not len(sizes):
         return mask
-    return ndimage.binary_fill_holes(groups == 1 + int(np.argmax(sizes)))
+    largest = groups == 1 + int(np.argmax(sizes))
+    return np.asarray(ndimage.binary_fill_holes(largest), dtype=bool)

@@ -17,6 +17,7 @@ from diffrender.volume import Volume
 
 DISTRIBUTIONS = ("uniform", "normal")
 CUT = 2.5  # deviations at which a normal distribution is cut: a radiographer would take the image again
+STRAYS = ("primary", "secondary", "roll", "shift", "distance", "zoom")
 DRAWN = ("primary", "secondary", "roll", "across", "along", "distance", "zoom")
 
 
@@ -86,6 +87,11 @@ def spread_preset(name: str) -> ViewSpread:
     return SPREADS.get(name) or ViewSpread(name, 4, 4, 3, 10, 50, 0.1)
 
 
+def widened(spread: ViewSpread, times: float) -> ViewSpread:
+    """The same view, straying so many times as far; 0 for not at all. Raises: SettingError."""
+    return replace(spread, **{name: times * getattr(spread, name) for name in STRAYS})
+
+
 def drawn_camera(
     volume: Volume,
     spread: ViewSpread | str,
@@ -134,7 +140,10 @@ def _base(
     """The view itself, aimed at the field and sized to it."""
     if isinstance(spread.view, Camera):
         camera = spread.view.resized(image_size)
-        return camera if pixel_size is None else replace(camera, pixel_size=pixel_size)
+        if pixel_size is None:
+            return camera
+        steps = (pixel_size, pixel_size) if isinstance(pixel_size, int | float) else pixel_size
+        return replace(camera, pixel_size=(float(steps[0]), float(steps[1])))
     if PRESETS[spread.view].side is not None:
         return preset(spread.view, volume, image_size, pixel_size)
     camera = preset(spread.view, volume, image_size, pixel_size=1.0 if pixel_size is None else pixel_size)
