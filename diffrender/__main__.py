@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from diffrender import __version__
-from diffrender.commands import demo, doctor, dvr, fit, info, radiograph, samples
+from diffrender.commands import demo, doctor, dvr, fit, info, radiograph, samples, synth
 from diffrender.commands.console import BAD_INPUT, FAILED, Console, drop_stdout, example, explain, start
 
 # Plain help: it looks the same piped, on a narrow terminal and on a console that knows ASCII alone.
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command(epilog=radiograph.EXAMPLE)(radiograph.radiograph)
 app.add_typer(dvr.app, name="dvr", epilog=dvr.EXAMPLE)
+app.add_typer(synth.app, name="synth", epilog=synth.EXAMPLE)
 app.add_typer(fit.app, name="fit", epilog=fit.EXAMPLE)
 app.command(epilog=info.EXAMPLE)(info.info)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)

@@ -25,7 +25,7 @@ from diffrender.synth.mask_rules import DEFAULT_RULES, MaskRule, masks_of, outli
 from diffrender.synth.outlines import Outlines
 from diffrender.synth.store import Store, fetched
 from diffrender.synth.views import ViewSpread, drawn_camera, spread_preset
-from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files, presented_file
+from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files, presented_bytes
 from diffrender.volume import Volume
 from diffrender.xray import KINDS, Radiograph, RadiographSettings, Scene, radiograph, scene_of
 
@@ -285,7 +285,7 @@ def _image_file(name: str, taken: Radiograph, imaging: Imaging) -> dict[str, byt
         return image_file(name, taken, imaging.image)
     p = taken.pixels[0] if taken.kind == "log-attenuation" else -torch.log(taken.pixels[0])
     greys = present(p, examination(imaging.examination).presentation, taken.exposed)
-    return presented_file(name, greys.numpy(), taken)
+    return {f"images/{name}.png": presented_bytes(greys.numpy(), taken)}
 
 
 def _record(piece: Piece, view: int, taken: Radiograph, image: str, masks: Sequence[str]) -> dict[str, Any]:

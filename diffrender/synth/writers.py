@@ -5,6 +5,7 @@ from io import BytesIO
 
 import numpy as np
 import tifffile
+from jaxtyping import Bool, Float
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -24,8 +25,8 @@ def image_file(name: str, radiograph: Radiograph, kind: str) -> dict[str, bytes]
     return {file: encoded(radiograph, file)}
 
 
-def presented_file(name: str, shown: np.ndarray, radiograph: Radiograph) -> dict[str, bytes]:
-    """{file: bytes} of a picture as on a viewing station, (h, w) in 0..1, in 16 bits."""
+def presented_bytes(shown: Float[np.ndarray, "h w"], radiograph: Radiograph) -> bytes:
+    """A PNG of a picture as on a viewing station, greys 0 to 1, in 16 bits."""
     text = PngInfo()
     text.add_text("Software", f"DiffRender {__version__}")
     text.add_text("Disclaimer", NOTICE)
@@ -33,7 +34,7 @@ def presented_file(name: str, shown: np.ndarray, radiograph: Radiograph) -> dict
     text.add_text("diffrender", json.dumps({**about, "orientation": radiograph.camera.orientation()}))
     buffer = BytesIO()
     Image.fromarray(np.rint(shown * GREYS).astype(np.uint16)).save(buffer, format="PNG", pnginfo=text)
-    return {f"images/{name}.png": buffer.getvalue()}
+    return buffer.getvalue()
 
 
 def mask_files(name: str, radiograph: Radiograph, kind: str) -> dict[str, bytes]:
@@ -61,7 +62,7 @@ def safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name).strip(". ") or "_"
 
 
-def _npz(radiograph: Radiograph, masks: np.ndarray, names: list[str]) -> bytes:
+def _npz(radiograph: Radiograph, masks: Bool[np.ndarray, "label h w"], names: list[str]) -> bytes:
     arrays = {
         "ids": np.array(radiograph.ids, dtype=np.int64),
         "names": np.array(names, dtype=np.str_),
@@ -76,7 +77,7 @@ def _npz(radiograph: Radiograph, masks: np.ndarray, names: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _tiff(masks: np.ndarray, names: list[str]) -> bytes:
+def _tiff(masks: Bool[np.ndarray, "label h w"], names: list[str]) -> bytes:
     buffer = BytesIO()
     with tifffile.TiffWriter(buffer) as file:
         for name, mask in zip(names, masks, strict=True):
@@ -88,7 +89,7 @@ def _tiff(masks: np.ndarray, names: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _png(mask: np.ndarray) -> bytes:
+def _png(mask: Bool[np.ndarray, "h w"]) -> bytes:
     buffer = BytesIO()
     Image.fromarray(mask.astype(np.uint8) * ON).save(buffer, format="PNG")
     return buffer.getvalue()
