@@ -48,8 +48,10 @@ def dataset() -> Result | None:
         Row("on disk, an image with its masks and path lengths", "", f"{size / IMAGES / 1e6:.2f} MB"),
     ]
     notes = [
-        "ct-abdomenpelvis-totalseg, 256 x 256 pixels, pelvis-ap with all its physics, all labels, PNG and NPZ. "
-        f"Images that were there when it was killed: {', '.join(map(str, begun))} of {KILLED_IMAGES}."
+        (
+            "ct-abdomenpelvis-totalseg, 256 x 256 pixels, pelvis-ap with all its physics, all labels, PNG and NPZ. "
+            f"Images that were there when it was killed: {', '.join(map(str, begun))} of {KILLED_IMAGES}."
+        )
     ]
     return Result(rows, {"seconds": times, "killed at": begun, "bytes": size}, notes)
 
