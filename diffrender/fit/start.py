@@ -31,7 +31,7 @@ ISOCENTRE_DEPTHS = (0.45, 0.9)  # of the same: where it can be
 GUESSED_DEPTH = 50.0  # mm; one deviation of where a patient lies about the usual depth
 GUESS = "in the middle of the beam at the usual depth, a guess, since nothing tells where the isocentre is"
 LEAST_ANGLE = 5.0  # degrees between two beams, from which their axes meet in a place
-OFF_AXIS = 20.0  # mm; an isocentre is no farther from the beam's axis
+OFF_AXIS = 5.0  # mm; a C-arm sags so much at most, and a world's origin elsewhere hardly lies nearer to the axis
 DOUBT = 1.3  # of the best pose's error: another pose below it looks as good
 # Patient positions (DICOM 0018,5100) as turns of a patient who lies head first and supine [degrees about R, A, S].
 POSITIONS = {
