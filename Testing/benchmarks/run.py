@@ -51,7 +51,7 @@ BENCHES = {
     "fit-protocol": Bench("bench_fit", "protocol", 30),
     "fit-deepfluoro": Bench("fit_deepfluoro", "deepfluoro", 30),
     "fit-ct": Bench("fit_ct", "registered", 15),
-    "fit-wrist": Bench("fit_wrist", "wrist", 5),
+    "fit-wrist": Bench("fit_wrist", "wrist", 10),
     "diffdrr-picture": Bench("bench_accuracy", "picture", 1),
     "cuda": Bench("bench_cuda", "cuda", 2, with_peers=True),
     "dvr-lookup": Bench("bench_dvr", "lookup", 2),

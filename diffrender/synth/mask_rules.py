@@ -72,7 +72,7 @@ LUNGS = tuple(
 )
 DEFAULT_RULES: tuple[MaskRule, ...] = (
     *LUNGS,
-    MaskRule(BONES, 1.0),
+    MaskRule(BONES, 2.0),  # a label's edge is soft by half a voxel; at 1 mm bones come out about that much too wide
     MaskRule(DEVICES, 0.5),
     MaskRule(VESSELS, 2.0),
     MaskRule("*", 5.0),  # soft organs: their thin rims are seen by nobody
