@@ -10,6 +10,7 @@ import torch
 import diffrender as dr
 from diffrender.__main__ import main
 from diffrender.commands.fit import ct as command
+from diffrender.errors import SettingError
 from diffrender.fit.settings import SIMILARITIES
 from diffrender.fit.start import Start, write_start
 from diffrender.io import write_mesh
@@ -114,3 +115,27 @@ def test_a_stopped_fit_writes_nothing_and_says_so(typed, scanned):
 
 def test_choices_are_the_librarys():
     assert {one.value for one in command.Similarity} == set(SIMILARITIES) - {"labels"}
+
+
+def test_what_is_typed_reaches_the_registration(typed, scanned, off, monkeypatch):
+    from diffrender.fit import ct_registration
+
+    told = {}
+
+    def register(radiographs, volume, settings, poses, wide):
+        told.update(settings=settings, poses=poses, wide=wide)
+        raise SettingError("seen")
+
+    monkeypatch.setattr(ct_registration, "ct", register)
+    words = ("fit", "ct", scanned[1], "--ct", scanned[0], "-o", "no")
+    assert typed(*words, "--box", "12,4", "--start", "start.json", "--size", 64, "--seed", 3).code == 2
+    settings = told["settings"]
+    assert (settings.start_translation, settings.start_rotation) == (12, 4)
+    assert (settings.sizes, settings.seed, settings.optimiser) == ((32, 64), 3, "levenberg")
+    assert torch.allclose(told["poses"][0], off)
+    assert told["wide"] is None
+    assert typed(*words, "--search", "--evolution", "--similarity", "gradient-correlation").code == 2
+    assert told["wide"] is not None
+    assert (told["settings"].optimiser, told["settings"].similarity) == ("wide", "gradient-correlation")
+    ended = typed(*words, "--series", "2")
+    assert (ended.code, told["poses"]) == (2, [])
