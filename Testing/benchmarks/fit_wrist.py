@@ -84,7 +84,9 @@ def searched(what: str, frame: str, bone: Volume) -> tuple[Row, Fit]:
     """Where the bone is, when nothing is known of it; with the time of one core."""
     start = time.process_time()
     fit = ct(views(frame), bone, wide=WideSettings()).run()
-    return Row(what, "", f"{fit.outcome}. {fit.sentence} {time.process_time() - start:.0f} CPU s"), fit
+    row = Row(what, "", f"{fit.outcome}. {fit.sentence} {time.process_time() - start:.0f} CPU s")
+    print(f"{row.what}: {row.measured}", fit.world_from_model.tolist(), file=sys.stderr, flush=True)
+    return row, fit
 
 
 def views(frame: str) -> list[Radiograph]:

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 import diffrender as dr
 import phantoms
 from diffrender.errors import GeometryError
-from diffrender.pose import inverse_motion_and_derivatives, motion
+from diffrender.pose import inverse_motion_and_derivatives, is_rigid, motion, way_between
 
 CENTRE = torch.tensor([11.0, -30.0, 7.0], dtype=torch.float64)
 TURNS = [(0.0, 0.0, 0.0), (1e-9, 0, 0), (1e-5, -2e-5, 3e-6), (0.3, -0.5, 0.2), (0, 0, math.pi - 1e-7), (1.9, 1.2, -1.6)]
@@ -72,3 +72,24 @@ def test_what_is_no_motion_is_refused():
         dr.moved(dr.Volume(torch.zeros((2, 2, 2)), torch.eye(4)), torch.zeros(1, 6))
     with pytest.raises(GeometryError, match="finite 4 x 4 matrices"):
         dr.pose_between(torch.eye(4), torch.full((4, 4), torch.nan))
+
+
+def test_the_way_between_poses_is_that_of_the_middle_and_of_the_turn():
+    start = motion(torch.tensor([40.0, -9, 3, 0.4, -0.8, 1.1]).double(), CENTRE)
+    middle = start[:3, :3] @ CENTRE + start[:3, 3]
+    end = motion(torch.tensor([2.0, -1, 2, 0, 0.3, -0.4]).double(), middle) @ start
+    way, turn = way_between(start, end, CENTRE)
+    assert way == pytest.approx(3.0)
+    assert turn == pytest.approx(math.degrees(0.5))
+
+
+def test_only_turns_and_moves_are_rigid():
+    pose = motion(torch.tensor([40.0, -9, 3, 0.4, -0.8, 1.1]).double(), CENTRE)
+    assert is_rigid(pose)
+    assert is_rigid(pose.float())
+    for wrong in (torch.diag(torch.tensor([-1.0, 1, 1, 1])), torch.diag(torch.tensor([1.001, 1, 1, 1])), torch.eye(3)):
+        assert not is_rigid(wrong.double())
+    for row, column, value in ((3, 0, 0.1), (0, 3, math.nan), (0, 1, 0.5)):
+        broken = pose.clone()
+        broken[row, column] = value
+        assert not is_rigid(broken)

@@ -102,7 +102,8 @@ def without_rim(radiograph: Radiograph) -> Radiograph:
     """The radiograph with the collimation's rim not exposed, where the beam falls off."""
     if radiograph.exposed is None:
         return radiograph
-    within = ndimage.distance_transform_edt(radiograph.exposed.numpy()) > RIM * radiograph.exposed.shape[0]
+    inside = np.asarray(ndimage.distance_transform_edt(radiograph.exposed.numpy()))
+    within = inside > RIM * radiograph.exposed.shape[0]
     return replace(radiograph, exposed=torch.from_numpy(within)) if within.any() else radiograph
 
 
@@ -180,7 +181,7 @@ class _Slid:
         row, column = camera.project(middle[None])[0].tolist()
         self.corner = (round(row - width / 2), round(column - width / 2))
         self.window = _cropped(camera, self.corner, width)
-        self.wide = tuple(fft.next_fast_len(n + width, real=True) for n in image.shape)
+        self.wide = tuple(16 * math.ceil((n + width) / 16) for n in image.shape)  # quick to transform
         steep = _stretched(image, weights)
         energy = (steep**2).sum(0)
         self.floor = FLOOR * energy.sum() / weights.sum().clip(1e-6)
@@ -189,7 +190,7 @@ class _Slid:
     def sees(self, points: Float[np.ndarray, "place 3"]) -> Bool[np.ndarray, "place"]:
         """Whether each place lies where the beam reached the frame."""
         at = np.floor(np.nan_to_num(self.camera.project(torch.from_numpy(points)).numpy(), nan=-1.0)).astype(int)
-        inside = ((at >= 0) & (at < np.array(self.size))).all(1)
+        inside = np.asarray(((at >= 0) & (at < np.array(self.size))).all(1))
         row, column = np.where(inside[:, None], at, 0).T
         return inside & (self.weights[row, column] > 0)
 
@@ -204,7 +205,7 @@ class _Slid:
         drawn = self.body.cast(moved, self.window).numpy().astype(np.float64)
         there = ndimage.binary_dilation(drawn > SUPPORT * max(drawn.max(), 1e-12), iterations=EDGE)
         cut = pixels_of(self.body.cut @ moved[:3, :3].T + moved[:3, 3], self.window).numpy()
-        open_ = there & ~ndimage.binary_dilation(cut, iterations=EDGE + 1)
+        open_ = there & np.logical_not(ndimage.binary_dilation(cut, iterations=EDGE + 1))
         there = open_ if 2 * open_.sum() > there.sum() else there
         steep = np.stack(np.gradient(ndimage.gaussian_filter(drawn, BLUR))) * there
         size = np.sqrt((steep**2).sum())
@@ -215,12 +216,12 @@ class _Slid:
         return (match / (size * np.sqrt(energy + self.floor * there.sum()))).ravel()
 
     def _spectrum(self, images: np.ndarray) -> np.ndarray:
-        return fft.rfft2(images.astype(np.float32), self.wide)
+        return np.asarray(fft.rfft2(images.astype(np.float32), self.wide))
 
     def _correlated(self, frame: np.ndarray, picture: np.ndarray) -> Float[np.ndarray, "h w"]:
         """Sum over channels, in the frequency domain: one transform back for all."""
         product = frame * np.conj(picture)
-        return fft.irfft2(product.reshape(-1, *product.shape[-2:]).sum(0), self.wide)
+        return np.asarray(fft.irfft2(product.reshape(-1, *product.shape[-2:]).sum(0), self.wide))
 
 
 def _stretched(image: Float[np.ndarray, "h w"], weights: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "2 h w"]:
