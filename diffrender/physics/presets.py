@@ -57,7 +57,6 @@ EXAMINATIONS: dict[str, Examination] = {
             dose=60.0,
             scatter=Scatter(),
             focal_spot=1.2,
-            heel=Heel(anode_angle=16.0, towards="top"),
         ),
         _BEDSIDE,
         "lying, 100 cm, 85 kVp, no grid",
