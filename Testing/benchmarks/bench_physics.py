@@ -91,7 +91,7 @@ def scatter() -> Result:
         "852, for a phantom 0.61 and 0.87. Chest: Niklason et al., Med. Phys. 8 (1981) 677, doi:10.1118/1.595027.",
         "Effective source: 'Scatter rejection by air gaps: an empirical model', which names no fields. All these were",
         "opened as abstracts. The 4.5 is Bushberg's as dosesave.com quotes it, without field or voltage.",
-        "None of them is of our patient, so these rows promise nothing. Lungs come out too low: see docs/decisions.",
+        "None of them is of our patient, so these rows promise nothing. Lungs lie lower; docs/decisions asks why.",
         "Not compared, since no numbers could be opened: Boone & Seibert (1988), Siewerdsen & Jaffray (2001), pelvis.",
     ]
     return Result(rows, {}, notes)
