@@ -370,6 +370,10 @@ def _outcome(ends: list[_End], starts: int) -> tuple[str, str]:
     score = 1 - best.cost
     assert best.solution is not None
     said = f"similarity {score:.3f}, 1 for the same picture"
+    after = ""
+    if len(ends) > 1:
+        way, turn = _way(best, ends[1])
+        after = f", the next pose {way:.0f} mm and {turn:.0f} degrees away with {1 - ends[1].cost:.3f}"
     if best.solution.outcome == "diverged" or not math.isfinite(best.cost):
         return "diverged", "The fit diverged: its cost is no number. Check the frame's geometry and the CT's values."
     assert best.problem is not None
@@ -382,16 +386,13 @@ def _outcome(ends: list[_End], starts: int) -> tuple[str, str]:
         )
     if rivals:
         return "ambiguous", (
-            f"{len(rivals) + 1} poses explain the frames about as well ({said}). The best is given; a second view, or "
-            "a start known to be near, tells them apart."
+            f"{len(rivals) + 1} poses explain the frames about as well ({said}){after}. The best is given; a second "
+            "view, or a start known to be near, tells them apart."
         )
     if best.solution.outcome == "step limit":
         return "step limit", f"The fit had not settled when its steps were used up ({said}). Allow more steps."
     of = f" from the best of {starts} starts" if starts > 1 else ""
-    if len(ends) > 1:
-        way, turn = _way(best, ends[1])
-        of += f", the next pose being {way:.0f} mm and {turn:.0f} degrees away with {1 - ends[1].cost:.3f}"
-    return "converged", f"Converged{of} ({said})."
+    return "converged", f"Converged{of} ({said}){after}."
 
 
 def _apart(a: _End, b: _End) -> bool:
