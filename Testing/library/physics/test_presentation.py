@@ -88,6 +88,12 @@ def test_enhancement_leaves_air_alone():
     assert (shown[:, :12] == 0).all()
 
 
+def test_air_beside_the_skin_throws_no_shadow_into_the_body():
+    even = torch.where(patient() > 0, 3.0, 0.0).double()
+    shown = present(even, Presentation(window=(3.0, 4.0), voi="linear", contrast=(3.0, 3.0, 2.0, 2.0), evened=0.5))
+    assert (shown[even > 0] - 0.5).abs().max() < 1e-9
+
+
 def test_all_air_or_flat_can_be_shown():
     for value in (0.0, 2.0):
         shown = present(torch.full(SIZE, value), Presentation(contrast=(2.0, 2.0, 1.0, 1.0), evened=0.5))
