@@ -55,7 +55,7 @@ def _rows(what: str, volume: Volume) -> list[Row]:
     which = f"projected hips, {what}, worst of {2 * VIEWS}: Dice with the surface's paths"
     return [
         at_least(which, lowest, 0.98, ""),
-        at_least(f"{which}, with {THRESHOLD:g} mm for both", both, 0.98, ""),
+        Row(f"{which}, with {THRESHOLD:g} mm for both", "", f"{both:.3f}"),
     ]
 
 

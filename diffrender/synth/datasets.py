@@ -21,6 +21,7 @@ from diffrender.synth.imaging import RECORDS, Case, Imaging, Known, Piece, known
 from diffrender.synth.manifest import MANIFEST, SPLITS, Entry, lines_of
 from diffrender.synth.pool import in_pool
 from diffrender.synth.store import Store
+from diffrender.volume import Volume
 
 SETTINGS = "dataset.json"
 LISTED = 8  # names in a message
@@ -73,7 +74,7 @@ class Dataset:
 
 
 def dataset(
-    cases: Sequence[Case | str | Path],
+    cases: Sequence[Case | Volume | str | Path],
     folder: str | Path,
     settings: DatasetSettings | None = None,
     workers: int = 1,
@@ -82,7 +83,7 @@ def dataset(
     """Radiographs of CTs with their labels, as many as wanted.
 
     Args:
-        cases: CTs with their labels; a path stands for a CT without.
+        cases: CTs with their labels: a `Case`, a volume, or the path of a CT without labels.
         folder: local, or `s3://...`, `gs://...` through fsspec. One that holds a part of the same data set is
             completed, and more views or CTs than it was begun with are added.
         workers: processes of this machine; 1 stays in this one.
@@ -97,13 +98,19 @@ def dataset(
         raise SettingError("A data set needs one CT or more.")
     if workers < 1:
         raise SettingError(f"workers is the number of processes, 1 or more; not {workers}.")
-    all_cases = tuple(one if isinstance(one, Case) else Case(str(one)) for one in cases)
+    all_cases = tuple(_case(one) for one in cases)
     if ray is not None:
         from diffrender.synth.cluster import in_cluster, reached
 
         reached(ray)
         return Job(_steps(all_cases, str(folder), settings, in_cluster(ray), workers))
     return Job(_steps(all_cases, str(folder), settings, _one_by_one if workers == 1 else in_pool, workers))
+
+
+def _case(one: Case | Volume | str | Path) -> Case:
+    if isinstance(one, Case):
+        return one
+    return Case(str(one)) if isinstance(one, str | Path) else Case(one)
 
 
 def _steps(
@@ -235,8 +242,8 @@ def _say_hidden(hidden: Mapping[Known, Sequence[str]]) -> None:
         if names:
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             notify(
-                f"{case.case.path}: {', '.join(names[:LISTED])}{more} {'do' if len(names) > 1 else 'does'} not show in "
-                "any of the views made now: out of the picture, or too thin. Their masks are empty."
+                f"{case.case.title}: {', '.join(names[:LISTED])}{more} {'do' if len(names) > 1 else 'does'} not show "
+                "in any of the views made now: out of the picture, or too thin. Their masks are empty."
             )
 
 

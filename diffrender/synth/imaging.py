@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,9 +19,11 @@ from diffrender.physics.settings import Physics
 from diffrender.provenance import hash_of, plain
 from diffrender.synth.balance import shown
 from diffrender.synth.boxes import boxes_of, projected_landmarks
+from diffrender.synth.label_checks import check_labels
 from diffrender.synth.lungs import with_lungs
 from diffrender.synth.mask_rules import DEFAULT_RULES, MaskRule, masks_of, outlines_of, unseen
 from diffrender.synth.outlines import Outlines
+from diffrender.synth.reach import labels_hash, volume_hash
 from diffrender.synth.store import Store, fetched
 from diffrender.synth.views import ViewSpread, drawn_camera, spread_preset
 from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files, presented_bytes
@@ -39,18 +40,24 @@ class Case:
     """One CT with its labels.
 
     Attributes:
-        path, labels, names, series: as `read_volume` takes them, or URLs that fsspec reaches.
+        path, labels, names, series: as `read_volume` takes them, or URLs that fsspec reaches; or, as `path`, a volume
+            with its labels.
         landmarks: a JSON file, {name: [R, A, S]} [mm]; they are projected into every view.
         patient: who it is of: CTs of one patient are in one split. By default what DICOM says, else each CT is a
             patient of its own. It is written nowhere.
     """
 
-    path: str
+    path: str | Volume
     labels: str | None = None
     names: str | None = None
     series: str | None = None
     landmarks: str | None = None
     patient: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return self.path if isinstance(self.path, str) else self.path.source or "a volume"
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,11 @@ class Piece:
 
 def known(case: Case) -> Known:
     """Raises: PathError where a file is not there, and what reading a DICOM header raises."""
+    if isinstance(case.path, Volume):
+        volume = case.path
+        labels = None if volume.labels is None else labels_hash(volume)
+        ct = volume_hash(volume)
+        return Known(case, ct, labels, case.patient or (volume.header or {}).get("PatientID") or ct)
     with fetched(case.path) as path:
         ct = hash_of(path)
         patient = case.patient or _patient_in(path) or ct
@@ -228,14 +240,24 @@ class _Ready:
     outlines: Outlines | None
 
 
-@lru_cache(maxsize=1)  # kept while its pieces follow each other
+_kept: "tuple[Any, _Ready] | None" = None  # the last CT made ready: its pieces follow each other
+
+
 def _ready(case: Known, imaging: Imaging) -> _Ready:
-    volume = _volume(case.case, imaging.lungs)
-    outlines = outlines_of(volume, imaging.rules) if volume.label_ids else None
-    return _Ready(volume, scene_of(volume, imaging.xray()), outlines)
+    global _kept
+    key = (case.key, imaging)
+    if _kept is None or _kept[0] != key:
+        _kept = None  # two at a time may be too much for memory
+        volume = _volume(case.case, imaging.lungs)
+        check_labels(volume)
+        outlines = outlines_of(volume, imaging.rules) if volume.label_ids else None
+        _kept = key, _Ready(volume, scene_of(volume, imaging.xray()), outlines)
+    return _kept[1]
 
 
 def _volume(case: Case, lungs: bool) -> Volume:
+    if isinstance(case.path, Volume):
+        return with_lungs(case.path) if lungs else case.path
     with fetched(case.path) as path, fetched(case.labels or ".") as labels, fetched(case.names or ".") as names:
         volume = read_volume(
             path, labels=labels if case.labels else None, names=names if case.names else None, series=case.series

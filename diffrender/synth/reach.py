@@ -31,3 +31,11 @@ def volume_hash(volume: Volume) -> str:
     digest = hashlib.sha256(volume.values.contiguous().cpu().numpy().tobytes())
     digest.update(volume.world_from_voxel.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def labels_hash(volume: Volume) -> str:
+    """SHA256 of a volume's labels and their names."""
+    assert volume.labels is not None
+    digest = hashlib.sha256(volume.labels.contiguous().cpu().numpy().tobytes())
+    digest.update(repr([(label, volume.label_name(label)) for label in volume.label_ids]).encode())
+    return digest.hexdigest()

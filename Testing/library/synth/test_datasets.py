@@ -63,7 +63,8 @@ def test_each_image_is_the_radiograph_of_its_camera_with_its_masks(plain, cts):
         # float16 keeps 11 bits
         np.testing.assert_allclose(lengths, again.path_lengths[n].numpy(), rtol=6e-4, atol=1e-3)
     left = at["hip_left"]
-    assert (stored["masks"][left] == (again.path_lengths[list(again.ids).index(1)].numpy() > 1.0)).all()
+    rule = next(rule for rule in dr.synth.Imaging().rules if rule.fits("hip_left") and not rule.joined)
+    assert (stored["masks"][left] == (again.path_lengths[list(again.ids).index(1)].numpy() > rule.threshold)).all()
     shown = {label["name"]: label for label in entry["labels"]}
     rows, columns = stored["masks"][left].nonzero()
     assert shown["hip_left"]["pixels"] == len(rows)
@@ -170,6 +171,19 @@ def test_another_data_set_in_the_folder_is_refused(plain, cts, change, named):
         dataset(cts[:1], folder, settings).run()
 
 
+def test_a_volume_in_memory_stands_for_its_files(cts, tmp_path):
+    one, two = (dr.read_volume(case.path, labels=case.labels, names=case.names) for case in cts)
+    settings = DatasetSettings(views=2, imaging=SMALL)
+    made = dataset([one, two], tmp_path / "alone", settings).run()
+    dataset([two, one], tmp_path / "pool", settings, workers=2).run()
+    assert len({entry["ct"] for entry in made.entries}) == 2
+    assert {label["name"] for label in made.entries[0]["labels"]} == {"hip_left", "hip_right", "nodule"}
+    assert hashes(tmp_path / "alone") == hashes(tmp_path / "pool")
+    renamed = replace(one, names={1: "other", 2: "hip_right", 5: "nodule"})
+    assert known(Case(renamed)).ct == known(Case(one)).ct
+    assert known(Case(renamed)).key != known(Case(one)).key
+
+
 def test_a_manifest_of_somebody_else_is_not_overwritten(cts, tmp_path):
     (tmp_path / "manifest.jsonl").write_text('{"image": "mine.png"}\n')
     with pytest.raises(PathError, match="not made here"):
@@ -268,6 +282,13 @@ def test_labels_that_no_view_shows_are_named(cts, tmp_path):
     aside = Imaging(view=dr.synth.ViewSpread("frontal", in_frame=False), image_size=(8, 8), pixel_size=0.5)
     with pytest.warns(Notice, match=r"not show in any of the views.*empty"):
         dataset(cts[:1], tmp_path, DatasetSettings(views=2, imaging=aside)).run()
+
+
+def test_labels_of_somebody_else_are_refused(cts, tmp_path):
+    volume = dr.read_volume(cts[0].path, labels=cts[0].labels, names=cts[0].names)
+    shifted = replace(volume, labels=volume.labels.roll(7, 0))
+    with pytest.raises(LabelError, match="different patients"):
+        dataset([shifted], tmp_path, DatasetSettings(views=1, imaging=SMALL)).run()
 
 
 def test_a_chest_view_of_a_ct_without_lungs_is_refused(cts, tmp_path):

@@ -129,7 +129,8 @@ def dataset(
     done = console.run(job, "Taking radiographs", "The same command goes on from there.")
     files = []
     if not is_remote(out):
-        typed = [path for case in cases for path in (case.path, case.labels, case.names) if path is not None]
+        given = [path for case in cases for path in (case.path, case.labels, case.names)]
+        typed = [path for path in given if isinstance(path, str)]
         hashed = [path for path in typed if Path(path).expanduser().exists()]
         files.append(write_provenance(out, console.command, {"settings": settings, "workers": workers}, hashed, seed))
     counts = {split: len(done.of(split)) for split in SPLITS}
