@@ -15,14 +15,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffrender.errors import PathError, SettingError
 from diffrender.fit.atlas import Subject
 from diffrender.fit.settings import FitSettings
 from diffrender.fit.trial import HeldOut, Trial, held_out, tried, true_surfaces
 from diffrender.jobs import Job, Progress
 from diffrender.mesh import Mesh
+from diffrender.pool import begin_worker
 
 TWINS = ((15, 25),)  # of the published atlas: one person, scanned twice
 TWO_VIEWS = ((0.0, 0.0), (52.0, 0.0))  # degrees: AP and 45 to 60 beside it
@@ -192,7 +191,7 @@ _worker: dict[str, Any] = {}
 
 
 def _begin_worker(subjects: list[Subject], settings: EvaluateSettings, folder: Path | None) -> None:
-    torch.set_num_threads(1)
+    begin_worker()
     _worker.update(subjects=subjects, truths=true_surfaces(subjects), settings=settings, folder=folder)
 
 

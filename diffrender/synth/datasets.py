@@ -14,12 +14,12 @@ from typing import Any
 
 from diffrender.errors import PathError, SettingError, notify
 from diffrender.jobs import Job, Progress
+from diffrender.pool import in_pool
 from diffrender.provenance import plain
 from diffrender.synth.balance import Seen, chosen, views_looked_at
 from diffrender.synth.coco import COCO, coco_of
 from diffrender.synth.imaging import RECORDS, Case, Imaging, Known, Piece, known, made, shown_in_views
 from diffrender.synth.manifest import MANIFEST, SPLITS, Entry, lines_of
-from diffrender.synth.pool import in_pool
 from diffrender.synth.store import Store
 from diffrender.volume import Volume
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from diffrender.errors import DiffRenderError, Notice, SettingError
-from diffrender.synth.pool import in_pool
+from diffrender.pool import in_pool
 
 HERE = Path(__file__)
 
