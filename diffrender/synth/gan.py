@@ -52,7 +52,7 @@ def generator_loss(kind: str, fake: Logits) -> Float[Tensor, ""]:
     return sum((forms[kind](logits).mean() for logits in fake), _zero(fake))
 
 
-def r1(discriminator: UNetDiscriminator, real: Float[Tensor, "n 1 h w"]) -> Float[Tensor, ""]:
+def r1(discriminator: nn.Module, real: Float[Tensor, "n 1 h w"]) -> Float[Tensor, ""]:
     """The mean square of the logits' gradient in real pictures, there for the weights to learn from.
 
     Source: Mescheder, Geiger & Nowozin (2018), arXiv:1801.04406, eq. 9 without gamma / 2.
@@ -139,7 +139,7 @@ class Adversaries:
         self.settings, self.device = settings, device
         with seeded(settings.seed, -1, torch.device("cpu")):
             self.generator = VRRGenerator(settings.generator).to(device)
-            self.discriminator = UNetDiscriminator(settings.discriminator).to(device)
+            self.discriminator = UNetDiscriminator(settings.discriminator, settings.spectral).to(device)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         rates = (settings.rate, settings.discriminator_rate)
         parameters = (self.generator.parameters(), self.discriminator.parameters())

@@ -155,7 +155,8 @@ def load_generator(path: str | Path) -> tuple[VRRGenerator, dict[str, Any]]:
             "Open it with the version that wrote it, or train again."
         )
     try:
-        made = VRRGenerator(GeneratorSettings(**record["settings"]))
+        settings = dict(record["settings"])
+        made = VRRGenerator(GeneratorSettings(**{**settings, "channels": tuple(settings["channels"])}))
     except (InputError, KeyError, TypeError, ValueError) as problem:
         raise PathError(
             f"{path} does not describe a generator that this DiffRender ({__version__}) can make: {problem}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffrender.errors import ImageError
 from diffrender.learning import drawn
 
-Pictures = Float[Tensor, "n 1 h w"] | Sequence[Float[Tensor, "1 h w"]]
+Pictures = Float[Tensor, "..."] | Sequence[Float[Tensor, "1 h w"]]  # (n, 1, h, w), checked in words
 
 BINS = 64  # of greys from 0 to 1
 FEWEST = 2  # pictures of each set
@@ -54,7 +54,7 @@ def spectrum(pictures: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "ring"]:
     greys = greys / greys.std((1, 2), unbiased=False, keepdim=True).clamp(min=1e-6)
     windows = [torch.hann_window(n, periodic=False, dtype=torch.float64) for n in (height, width)]
     window = windows[0][:, None] * windows[1]
-    power = torch.fft.fft2(greys * window).abs().square().mean(0) / (window.square().sum() * height * width)
+    power = torch.fft.fft2(greys * window).abs().square().mean(0) / window.square().sum()
     side = min(height, width)
     down, across = (torch.fft.fftfreq(n, dtype=torch.float64) * side for n in (height, width))
     ring = (down[:, None].square() + across.square()).sqrt().round().long()

@@ -21,6 +21,7 @@ class VRRSettings:
     Attributes:
         generator: what is trained.
         discriminator: channels of each scale of the U-Net that tells real from made, the finest first.
+        spectral: whether its layers have spectral norm.
         image_size: (height, width) [px].
         spread: where the cameras stand, or the name of a preset of spreads.
         steps, epochs, seconds: the budget, one of them; by default 600 seconds. An epoch has seen every radiograph
@@ -41,6 +42,7 @@ class VRRSettings:
 
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     discriminator: tuple[int, ...] = (8, 16, 32, 64)
+    spectral: bool = False
     image_size: tuple[int, int] = (96, 96)
     spread: ViewSpread | str = "chest-pa"
     steps: int | None = None
@@ -49,12 +51,12 @@ class VRRSettings:
     batch: int = 4
     loss: str = "non-saturating"
     l1: float = 1.0
-    r1: float = 1.0
+    r1: float = 0.1
     r1_every: int = 16
     cutmix: float = 0.0
     augment: bool = True
     ema: float = 0.99
-    rate: float = 1e-3
+    rate: float = 2e-3
     discriminator_rate: float = 1e-3
     previews: int = 4
     seed: int = 0
@@ -119,6 +121,7 @@ PRESETS = {
     "paper": VRRSettings(
         GeneratorSettings("vnet", lattice=128, detail=128, tissues=False, points=512),
         discriminator=(64, 128, 256, 512, 512),
+        spectral=True,
         image_size=(256, 256),
         epochs=200,
         loss="log",
