@@ -10,6 +10,7 @@ from diffrender.demo.engines import backends, batch
 from diffrender.demo.fit import registered
 from diffrender.demo.page import Section, page_of
 from diffrender.demo.radiographs import c_arm_views, intensity, patient, pose, projected_labels, views_of
+from diffrender.demo.synth import synthesised
 from diffrender.io import read_volume
 from diffrender.io.whole import write_whole
 from diffrender.jobs import Progress
@@ -67,6 +68,7 @@ SECTIONS: dict[str, Callable[[Case], Section]] = {
     "pose": pose,
     "backends": backends,
     "batch": batch,
+    "synthesis": synthesised,
     "painting": painted_views,
     "registration": registered,
 }
