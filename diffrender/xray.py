@@ -32,7 +32,8 @@ class RadiographSettings:
     Attributes:
         kind: "log-attenuation", p of Beer and Lambert's I = I0 exp(-p), bone bright; or "intensity", exp(-p), the share
             of the beam that reaches the detector, bone dark.
-        energy: of the one energy [keV] at which HU become attenuation; 70 is the mean of a filtered 120 kVp beam.
+        energy: of the one energy [keV] at which HU become attenuation; 70 is about the mean of a
+            120 kVp beam that a patient has hardened.
         masks: "hard", path longer than `threshold`; or "soft", rising from 0 to 1 at twice the threshold.
         threshold: a label is seen where its path is longer than this [mm].
         labels: whether labels are projected at all.
@@ -155,7 +156,7 @@ def scene_of(volume: Volume, settings: RadiographSettings | None = None) -> Scen
     ids = volume.label_ids if settings.labels else ()
     parts = [ids[n : n + MOST_LABELS] for n in range(0, len(ids), MOST_LABELS)]
     labels = [prepare_labels(_layers(volume, part), part) for part in parts]
-    matter = None if settings.physics is None else matter_of(volume)
+    matter = None if settings.physics is None else matter_of(volume, settings.physics.materials)
     spectrum = None if settings.physics is None else spectrum_of(settings.physics)
     q = prepare(volume.values, scale, offset, floor=HU_AIR)
     return Scene(volume, settings, q, tuple(labels), matter, spectrum)

@@ -30,7 +30,7 @@ def water_attenuation(energy: float) -> float:
     if not lowest <= energy <= highest:  # false for NaN too
         raise SettingError(
             f"The energy is {energy:g} keV; attenuation is tabulated from {lowest:g} to {highest:g} keV, the range of "
-            "diagnostic X-rays. A tube at 120 kVp has a mean energy of about 60 to 70 keV."
+            "diagnostic X-rays. A beam of 120 kVp has a mean of about 55 keV before a patient and 65 to 70 behind."
         )
     import numpy as np
     from scipy.interpolate import CubicSpline  # here, since scipy takes longer to import than this file to use

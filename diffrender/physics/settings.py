@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from diffrender.errors import SettingError
+from diffrender.physics.decompose import Decomposition
 
 SIDES = ("top", "bottom", "left", "right")  # of the image
 
@@ -145,6 +146,7 @@ class Physics:
             nothing blurs.
         focal_spot: its side [mm]; it blurs what lies away from the detector, in the plane of the volume's middle.
         inverse_square: the beam thins out towards the detector's rim, and meets it at an angle there.
+        materials: which HU stand for which materials.
         seed: of the noise: the same picture for the same seed.
     Raises: SettingError.
     """
@@ -165,6 +167,7 @@ class Physics:
     collimation: Collimation | None = None
     inverse_square: bool = True
     heel: Heel | None = None
+    materials: Decomposition = field(default_factory=Decomposition)
     seed: int = 0
 
     def __post_init__(self):

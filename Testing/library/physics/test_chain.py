@@ -9,6 +9,7 @@ from diffrender.errors import SettingError
 from diffrender.physics.attenuation import water_attenuation
 from diffrender.physics.beam import areal_densities, matter_of
 from diffrender.physics.chain import detected, spectrum_of
+from diffrender.physics.decompose import Decomposition
 from diffrender.physics.presets import EXAMINATIONS
 from diffrender.physics.scatter import kernels_of, scattered
 from diffrender.physics.settings import Collimation, Detector, Grid, Heel, Physics, Scatter
@@ -200,3 +201,20 @@ def test_gradients_reach_the_volume(torso):
     dr.radiograph(volume, camera, dr.RadiographSettings(physics=ALL)).pixels.sum().backward()
     assert torch.isfinite(values.grad).all()
     assert values.grad.abs().max() > 0
+
+
+def test_what_hu_stand_for_is_a_setting_of_the_physics():
+    values = torch.full((6, 7, 8), -1000, dtype=torch.int16)
+    values[2:4, 2:5, 3:6] = 2900
+    volume = dr.Volume(values, torch.diag(torch.tensor([9.0, 8.0, 7.0, 1.0])).double())
+    camera = dr.c_arm(volume, image_size=(9, 11), pixel_size=8.0)
+    read = {
+        kind: dr.radiograph(
+            volume,
+            camera,
+            dr.RadiographSettings(physics=Physics.plain(materials=Decomposition(full_metal=2600, metal_kind=kind))),
+        ).pixels.amax()
+        for kind in ("titanium", "steel")
+    }
+    # steel of full density, 7.9 against 4.5 g/cm3, and of higher atomic number
+    assert read["steel"] > 2 * read["titanium"]
