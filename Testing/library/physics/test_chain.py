@@ -205,14 +205,14 @@ def test_gradients_reach_the_volume(torso):
 
 def test_what_hu_stand_for_is_a_setting_of_the_physics():
     values = torch.full((6, 7, 8), -1000, dtype=torch.int16)
-    values[2:4, 2:5, 3:6] = 2900
+    values[2:4, 2:5, 3:6] = 3060
     volume = dr.Volume(values, torch.diag(torch.tensor([9.0, 8.0, 7.0, 1.0])).double())
     camera = dr.c_arm(volume, image_size=(9, 11), pixel_size=8.0)
     read = {
         kind: dr.radiograph(
             volume,
             camera,
-            dr.RadiographSettings(physics=Physics.plain(materials=Decomposition(full_metal=2600, metal_kind=kind))),
+            dr.RadiographSettings(physics=Physics.plain(materials=Decomposition(full_metal=3050, metal_kind=kind))),
         ).pixels.amax()
         for kind in ("titanium", "steel")
     }
