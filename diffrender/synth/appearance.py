@@ -34,6 +34,7 @@ class Appearance:
         noise: relative deviation of the signal where it is a hundredth of the open beam's.
         objects: most of them on the patient.
         arms, writing: chances.
+        uneven: attenuation of broad patches of tissue that come and go, one standard deviation.
         display: whether the way it is shown is random, or always a plain window.
         inverted: chance that bone is dark.
     Raises: SettingError for a range that falls.
@@ -46,13 +47,20 @@ class Appearance:
     scatter: Range = (0.0, 0.6)
     noise: Range = (0.0, 0.012)
     objects: int = 8
-    arms: float = 0.4
+    arms: float = 0.5
     writing: float = 0.3
+    uneven: Range = (0.0, 0.4)
     display: bool = True
     inverted: float = 0.0
 
     def __post_init__(self):
-        ranges = {"energy": self.energy, "scatter": self.scatter, "noise": self.noise, **(self.weights or {})}
+        ranges = {
+            "energy": self.energy,
+            "scatter": self.scatter,
+            "noise": self.noise,
+            "uneven": self.uneven,
+            **(self.weights or {}),
+        }
         for name, (low, high) in ranges.items():
             if not 0 <= low <= high:
                 raise SettingError(f"{name} is drawn between two numbers, from 0 on and rising; not {low} and {high}.")
@@ -60,7 +68,7 @@ class Appearance:
 
 # CTs know bone, contrast medium and half-filled lung less well than they know water
 WEIGHTS: dict[str, Range] = {"lung": (0.6, 1.6), "cortical-bone": (0.5, 2.0), "iodine": (0.0, 1.5), "blood": (0.9, 1.1)}
-PLAIN = Appearance((70, 70), dict.fromkeys(WEIGHTS, (1.0, 1.0)), (1, 1), 0, (0, 0), (0, 0), 0, 0, 0, False)
+PLAIN = Appearance((70, 70), dict.fromkeys(WEIGHTS, (1.0, 1.0)), (1, 1), 0, (0, 0), (0, 0), 0, 0, 0, (0, 0), False)
 
 
 def attenuated(
@@ -97,6 +105,8 @@ def radiographed(
         p = p + occluders(size, appearance.objects, random)
     if random.random() < appearance.arms:
         p = p + arms(size, random)
+    if patches := random.uniform(*appearance.uneven):
+        p = p + patches * _patches(size, random)
     signal = np.exp(-p)
     share = random.uniform(*appearance.scatter)
     if share:
@@ -115,7 +125,7 @@ def shown(
     """Greys 0 to 1 as some viewing station might show them."""
     if not appearance.display:
         low, high = np.percentile(image, [1, 99])
-        return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+        return np.clip((image - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
     low, high = np.percentile(image[::2, ::2], [random.uniform(0.5, 12), random.uniform(88, 99.8)])
     x = (image - low) / max(high - low, 1e-6)
     if random.random() < 0.7:
@@ -146,6 +156,15 @@ def blurred(image: Float[np.ndarray, "h w"], sigma: float) -> Float[np.ndarray, 
     coarse = padded.reshape(padded.shape[0] // step, step, -1, step).mean((1, 3))
     coarse = ndimage.gaussian_filter(coarse, sigma / step, mode="nearest", truncate=3.0)
     return np.asarray(ndimage.zoom(coarse, step, order=1, mode="nearest", grid_mode=True))[:h, :w]
+
+
+def _patches(size: tuple[int, int], random: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """Smooth noise of deviation 1 or somewhat less, its patches a third to a seventh of the image."""
+    from scipy import ndimage
+
+    cells = int(random.integers(3, 8))
+    coarse = random.standard_normal((cells, cells), dtype=np.float32)
+    return np.asarray(ndimage.zoom(coarse, (size[0] / cells, size[1] / cells), order=2, mode="nearest", grid_mode=True))
 
 
 def _evened(x: Float[np.ndarray, "h w"], random: np.random.Generator) -> Float[np.ndarray, "h w"]:

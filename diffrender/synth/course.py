@@ -38,12 +38,12 @@ class Training:
     Raises: SettingError.
     """
 
-    steps: int = 600
+    steps: int = 800
     batch: int = 16
     rate: float = 2e-3
     decay: float = 1e-3
     network: str = "small"
-    image_size: tuple[int, int] = (128, 128)
+    image_size: tuple[int, int] = (96, 96)
     seed: int = 0
     score_every: int = 100
     device: str = "auto"

@@ -112,7 +112,9 @@ class Films:
             raise PathError("There is no radiograph with masks to learn from.")
         self.masked, self.names, self.warp = tuple(_smaller(one) for one in masked), tuple(names), warp
         self.appearance = (
-            Appearance(objects=3, arms=0.0, noise=(0.0, 0.0), scatter=(0.0, 0.0)) if appearance is None else appearance
+            Appearance(objects=3, arms=0.0, noise=(0.0, 0.0), scatter=(0.0, 0.0), uneven=(0.0, 0.2))
+            if appearance is None
+            else appearance
         )
 
     def draw(self, size: tuple[int, int], random: np.random.Generator) -> Pair:

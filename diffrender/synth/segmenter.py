@@ -25,7 +25,7 @@ SMALLEST_PART = 0.05  # of a label's largest part: what is smaller is a speck
 NETWORKS: dict[str, tuple[tuple[int, ...], int]] = {
     "small": ((16, 32, 64, 128, 128), 1),  # 0.6 million weights, 18 ms forward and back at 128 px on one core
     "large": ((32, 64, 128, 256, 512), 2),  # 6.5 million, for a GPU
-    "tiny": ((4, 8, 8), 0),  # for tests
+    "tiny": ((8, 8, 16, 16), 0),  # for tests
 }
 
 
@@ -37,12 +37,14 @@ class SegmenterSettings:
         names: of its labels.
         network: one of `NETWORKS`: channels at each depth of MONAI's U-Net, and units in each residual block.
         image_size: (h, w) [px] that it looks at; images are brought to it.
+        single: whether a label is one part, as an outlined lung is; of others all but specks is kept.
     Raises: SettingError.
     """
 
     names: tuple[str, ...]
     network: str = "small"
     image_size: tuple[int, int] = (128, 128)
+    single: bool = True
 
     def __post_init__(self):
         if self.network not in NETWORKS:
@@ -77,8 +79,9 @@ class Segmenter:
         return whole[0].numpy()
 
     def segment(self, film: Film) -> Bool[np.ndarray, "label h w"]:
-        """The masks of all labels, without specks, in the film's own size."""
-        return np.stack([_without_specks(layer > 0.5) for layer in self.probabilities(film)])
+        """The masks of all labels, filled, without specks, in the film's own size."""
+        least = 1.0 if self.settings.single else SMALLEST_PART
+        return np.stack([_large_parts(layer > 0.5, least) for layer in self.probabilities(film)])
 
 
 def network_of(settings: SegmenterSettings) -> nn.Module:
@@ -128,7 +131,9 @@ def load_segmenter(path: str | Path) -> Segmenter:
         )
     try:
         said = record["settings"]
-        settings = SegmenterSettings(tuple(said["names"]), str(said["network"]), tuple(said["image_size"]))
+        settings = SegmenterSettings(
+            tuple(said["names"]), str(said["network"]), tuple(said["image_size"]), bool(said["single"])
+        )
     except (SettingError, KeyError, TypeError) as problem:
         raise PathError(f"{path} does not describe a segmenter that can be made: {problem}") from None
     network = network_of(settings)
@@ -136,12 +141,12 @@ def load_segmenter(path: str | Path) -> Segmenter:
     return Segmenter(settings, network.eval(), dict(record.get("info") or {}))
 
 
-def _without_specks(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The mask's large parts, their holes filled."""
+def _large_parts(mask: Bool[np.ndarray, "h w"], least: float) -> Bool[np.ndarray, "h w"]:
+    """The parts at least so large as that share of the largest, their holes filled."""
     from scipy import ndimage
 
     groups, sizes = components(mask)
     if not len(sizes):
         return mask
-    large = np.flatnonzero(sizes >= SMALLEST_PART * sizes.max()) + 1
+    large = np.flatnonzero(sizes >= least * sizes.max()) + 1
     return np.asarray(ndimage.binary_fill_holes(np.isin(groups, large)))

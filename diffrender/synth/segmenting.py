@@ -41,6 +41,7 @@ def train_segmenter(
     checkpoint: str | Path | None = None,
     held_out: Sequence[Masked] = (),
     start: Segmenter | None = None,
+    single: bool = True,
     info: Mapping[str, Any] | None = None,
 ) -> Job[TrainedSegmenter]:
     """Train a segmenter on pairs from anywhere: `Generated`, `Films`, or `Mixed` of both.
@@ -51,11 +52,12 @@ def train_segmenter(
         checkpoint: file to save to and to go on from.
         held_out: radiographs with masks on which it is scored and which it never learns from.
         start: a trained one to go on from.
+        single: whether each label is one part, as lungs are.
         info: what should stand in the model file besides, as JSON data.
     Raises: SettingError, LabelError; the job itself what `course` raises.
     """
     training = Training() if training is None else training
-    settings = SegmenterSettings(tuple(source.names), training.network, training.image_size)
+    settings = SegmenterSettings(tuple(source.names), training.network, training.image_size, single)
     if start is not None and start.settings != settings:
         raise SettingError(f"The segmenter to go on from is {start.settings}; this training is of {settings}.")
     if any(len(one.masks) != len(settings.names) for one in held_out):
