@@ -216,5 +216,5 @@ def test_what_hu_stand_for_is_a_setting_of_the_physics():
         ).pixels.amax()
         for kind in ("titanium", "steel")
     }
-    # steel of full density, 7.9 against 4.5 g/cm3, and of higher atomic number
-    assert read["steel"] > 2 * read["titanium"]
+    # 7.9 against 4.5 g/cm3, and a higher atomic number; the spectrum hardens in both
+    assert read["steel"] > 1.8 * read["titanium"]
