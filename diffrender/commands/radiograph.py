@@ -317,7 +317,7 @@ def summary_of(radiograph: "Radiograph", file: Path, threshold: float) -> dict[s
 def sentences(picture: dict[str, Any]) -> list[str]:
     """The same for a person."""
     (h, w), (row, column) = picture["camera"]["image_size"], picture["camera"]["pixel_size"]
-    shade = "bone bright" if picture["kind"] == "log-attenuation" else "bone dark"
+    shade = "bone dark" if picture["kind"] == "intensity" else "bone bright"
     edges = {edge: " and ".join(WORDS[n] for n in letters) for edge, letters in picture["orientation"].items()}
     extent = f"{picture['lowest']:.3g} to {picture['highest']:.3g}"
     seen_from = "detector" if picture["seen_from_detector"] else "source"
