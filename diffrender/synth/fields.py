@@ -161,7 +161,7 @@ class SmallUNet3d(nn.Module):
         pairs = list(itertools.pairwise(channels))
         self.first = _block(1, channels[0])
         self.downs = nn.ModuleList(nn.Sequential(nn.Conv3d(a, b, 2, 2), _block(b, b)) for a, b in pairs)
-        self.ups = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, 2) for a, b in reversed(pairs))
+        self.ups = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in reversed(pairs))
         self.joins = nn.ModuleList(_block(2 * a, a) for a, _ in reversed(pairs))
         self.last = _silent(nn.Conv3d(channels[0], out, 1))
 
@@ -171,7 +171,9 @@ class SmallUNet3d(nn.Module):
             kept.append(down(kept[-1]))
         x = kept.pop()
         for up, join in zip(self.ups, self.joins, strict=True):
-            x = join(torch.cat([up(x), kept.pop()], 1))
+            # interpolated: a transposed convolution leaves a chequered pattern, which a picture shows as stripes
+            finer = F.interpolate(up(x), scale_factor=2.0, mode="trilinear", align_corners=False)
+            x = join(torch.cat([finer, kept.pop()], 1))
         return self.last(x)
 
 

@@ -1,30 +1,23 @@
 """Real radiographs of a folder, of one size and all with bone bright, for networks that learn what they look like."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
-from PIL import Image, UnidentifiedImageError
-from scipy import ndimage
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from diffrender.errors import DicomError, ImageError, PathError, notify
-from diffrender.io.files import found, is_dicom
-from diffrender.io.pictures import is_picture, read_picture
+from diffrender.errors import InputError, PathError, notify
+from diffrender.io.files import found
+from diffrender.synth.films import films_in, is_inverted, read_film
 
 FEWEST = 2  # radiographs; of one there is nothing to learn but that one
-SMALLEST = 32  # px a side; less shows nothing
-COLOURED, COLOUR_SHARE = 48, 0.1  # of 255 between channels, and the share of such pixels, from which it is a photograph
 ANNOTATED = (0.5, 99.5)  # percentiles between which greys are spread: letters and markers lie beyond
 THUMBNAIL = 64  # px a side, on which pictures are compared
-UNLIKE = -0.3  # correlation with the others below which a picture shows them inverted
-BACKGROUND = 0.94  # of the greys' range: what lies at the edge and above this (or below 1 - this) is background
-UPPER = 0.7  # of the picture, in which background is looked for: the belly, as bright as bare film, lies below
-SURE = 0.02  # of the picture, more bright than dark background, to turn all of them round
+UNLIKE = -0.3  # correlation with what all have in common below which a picture shows it inverted
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,33 +39,35 @@ def read_xrays(folder: str | Path, image_size: tuple[int, int], only: Sequence[s
     """Every radiograph of a folder: PNG, JPEG, TIFF or DICOM, of any sizes.
 
     Each is cut to the picture's proportions about its middle and averaged down. One that shows bone dark and does not
-    say so (MONOCHROME1 unmarked) is found by its unlikeness to the others, or, where all are, by their bright
-    background; it is turned round, and that is said.
+    say so (MONOCHROME1 unmarked) is found by its unlikeness to the others, or, where all are, by their background; it
+    is turned round, and that is said. Colour photographs and what cannot be read are left out, and that is said too.
 
     Args:
         image_size: (height, width) [px].
         only: names of the files to read; None: all.
-    Raises: PathError for a folder that is none, holds no radiograph or only one, or lacks a name of `only`; ImageError
-        for a colour photograph, a truncated, empty or tiny picture; DicomError.
+    Raises: PathError for a folder that is none, holds no radiograph or only one, or lacks a name of `only`.
     """
-    place = found(folder)
-    if not place.is_dir():
+    if not found(folder).is_dir():
         raise PathError(f"{folder} is a file. Give the folder that holds the radiographs to learn from.")
-    files = sorted(file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = films_in(folder)
     if only is not None:
         files = [file for file in files if file.name in set(only)]
         if missing := sorted(set(only) - {file.name for file in files}):
             raise PathError(f"{folder} has no {missing[0]}{_more(len(missing))}, which should be read.")
     named, read = [], []
     for file in files:
-        for greys in _read(file):
-            named.append(file.name)
-            read.append(_sized(_spread(greys, file), image_size))
+        try:
+            greys = read_film(file, detect=False).values
+        except InputError as problem:
+            notify(f"Left out: {problem}")
+            continue
+        named.append(file.name)
+        read.append(_sized(_spread(greys), image_size))
     if len(read) < FEWEST:
         raise PathError(
-            f"{folder} holds {'no radiograph' if not read else 'one radiograph'} (PNG, JPEG, TIFF or DICOM) among its "
-            f"{len(files)} files, and learning how radiographs look takes {FEWEST} at the least, better 50 or more. "
-            "Give another folder."
+            f"{folder} holds {'no radiograph' if not read else 'one radiograph'} that can be used, among {len(files)} "
+            f"files, and learning how radiographs look takes {FEWEST} at the least, better 50 or more. Give another "
+            "folder."
         )
     pictures = torch.from_numpy(np.stack(read))[:, None]
     dark = bone_dark(pictures)
@@ -86,101 +81,32 @@ def read_xrays(folder: str | Path, image_size: tuple[int, int], only: Sequence[s
     return XrayPictures(torch.where(dark[:, None, None, None], 1.0 - pictures, pictures), tuple(named), inverted)
 
 
-def bone_dark(pictures: Float[Tensor, "n 1 h w"]) -> Tensor:
-    """(n,) bool: which pictures show bone dark, as far as that can be told.
+def bone_dark(pictures: Float[Tensor, "n 1 h w"]) -> Bool[Tensor, "n"]:
+    """Which pictures show bone dark, as far as that can be told.
 
     The first principal component of pictures of the same body part is what they have in common, and inverted ones have
-    it with the other sign; background tells which sign is right.
+    it with the other sign. Of 46 chest radiographs, any of them inverted, all but one were told apart so, and that one
+    lies near 0, where it goes with most. Which of the two signs is right, the background votes on.
     """
     small = F.adaptive_avg_pool2d(pictures, THUMBNAIL).flatten(1).double()
     small = small - small.mean(1, keepdim=True)
     small = small / small.norm(dim=1, keepdim=True).clamp(min=1e-9)
     signs = torch.linalg.eigh(small @ small.T).eigenvectors[:, -1].sign()
-    signs = torch.where(signs == 0, torch.ones_like(signs), signs)
     common = (signs[:, None] * small).mean(0)
     against = small @ common / common.norm().clamp(min=1e-9)
-    sides = torch.where(against < UNLIKE, -1.0, 1.0)  # of those near 0 nothing is known
-    if sides.sum() < 0:
-        sides = -sides
-        sides = torch.where(against.abs() < -UNLIKE, 1.0, sides)
-    evidence = torch.tensor([_background(one[0].numpy()) for one in pictures], dtype=torch.float64)
-    return (-sides if float((sides * evidence).mean()) > SURE else sides) < 0
+    against = against if ((against > -UNLIKE).sum() >= (against < UNLIKE).sum()) else -against
+    sides = torch.where(against < UNLIKE, -1.0, 1.0)  # of those near 0 nothing is known: they go with most
+    bright = [is_inverted(one[0].numpy()) for one in pictures]
+    dark = [is_inverted(1.0 - one[0].numpy()) for one in pictures]
+    votes = torch.tensor(dark, dtype=torch.float64) - torch.tensor(bright, dtype=torch.float64)
+    return (sides if float((sides * votes).sum()) >= 0 else -sides) < 0
 
 
-def _background(greys: Float32[np.ndarray, "h w"]) -> float:
-    """How much more of the picture is bright than dark background."""
-    upper = greys[: max(2, round(UPPER * len(greys)))]
-    edge = np.zeros(upper.shape, dtype=bool)
-    edge[0] = edge[:, [0, -1]] = True
-    bright, dark = upper > BACKGROUND, upper < 1.0 - BACKGROUND
-    shares = [ndimage.binary_propagation(edge & kind, mask=kind).mean() for kind in (bright, dark)]
-    return float(shares[0] - shares[1])
-
-
-def _read(file: Path) -> Iterator[Float32[np.ndarray, "h w"]]:
-    """Greys of each frame, bone bright as far as the file says; nothing of a file that is no picture."""
-    with file.open("rb") as opened:
-        head = opened.read(1024)
-    if is_dicom(head):
-        yield from _dicom(file)
-    elif is_picture(file):
-        _refuse_photograph(file)
-        picture = read_picture(file)
-        yield -picture.values if picture.kind == "intensity" else picture.values
-
-
-def _dicom(file: Path) -> Iterator[Float32[np.ndarray, "h w"]]:
-    from diffrender.io.dicom import decoded
-    from diffrender.io.dicom_frames import frames_of
-    from diffrender.io.files import parts_of
-    from diffrender.io.xray_dicom import NOT_FRAMES, header_of, pixels_of
-
-    with parts_of(file) as parts:
-        for part in parts:
-            header = header_of(part)
-            modality = str(header.get("Modality") or "").strip().upper()
-            if modality in NOT_FRAMES:
-                raise DicomError(
-                    f"{part.name} is {NOT_FRAMES[modality]} (Modality, 0008,0060, {modality}), no radiograph. Take it "
-                    "out of the folder."
-                )
-            frames = frames_of(part, header)
-            stored = decoded(part, header, list(range(len(frames))))
-            for index, (frame, numbers) in enumerate(zip(frames, stored, strict=True)):
-                pixels, kind = pixels_of(header, index, numbers, frame.name)
-                yield -pixels if kind == "intensity" else pixels
-
-
-def _refuse_photograph(file: Path) -> None:
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("RGB", "RGBA", "P", "CMYK", "YCbCr"):
-                return
-            small = np.asarray(image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).astype(int)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError):
-        return  # the reader says what is wrong with it
-    share = float(((small.max(-1) - small.min(-1)) > COLOURED).mean())
-    if share > COLOUR_SHARE:
-        raise ImageError(
-            f"{file} is a colour photograph: {100 * share:.0f} % of it has strong colour. Radiographs are grey; take "
-            "it out of the folder, or give the radiograph itself and not a photo of a screen."
-        )
-
-
-def _spread(greys: Float32[np.ndarray, "h w"], file: Path) -> Float32[np.ndarray, "h w"]:
+def _spread(greys: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """From 0 to 1, without what is written on it."""
-    if min(greys.shape) < SMALLEST:
-        raise ImageError(
-            f"{file} has {greys.shape[1]} x {greys.shape[0]} pixels; a radiograph to learn from has {SMALLEST} a side "
-            "or more. Take it out of the folder, or export it in full size."
-        )
-    if not np.isfinite(greys).all():
-        raise ImageError(
-            f"{file} holds numbers that are NaN or infinite. Export it again, or take it out of the folder."
-        )
     low, high = np.percentile(greys, ANNOTATED)
-    if not high > low:
-        raise ImageError(f"{file} has the same grey nearly everywhere, so it shows nothing. Take it out of the folder.")
+    if not high > low:  # all but a few pixels are one grey: those few are all there is
+        low, high = greys.min(), greys.max()
     return np.clip((greys - low) / (high - low), 0.0, 1.0).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 
 from diffrender.errors import SettingError
 from diffrender.phantom import torso
+from diffrender.rays.field import MarchSettings
 from diffrender.synth import gan
+from diffrender.synth import generator as viewer
 from diffrender.synth.discriminator import UNetDiscriminator
 from diffrender.synth.fields import GeneratorSettings
 from diffrender.synth.gan import (
@@ -36,6 +39,12 @@ TINY = VRRSettings(
     augment=False,
     device="cpu",
 )
+
+
+@pytest.fixture(autouse=True)
+def plain_march(monkeypatch):
+    """Pictures this small take longer to compile fused kernels for than to march through without."""
+    monkeypatch.setattr(viewer, "MarchSettings", partial(MarchSettings, backend="torch"))
 
 
 def logits(*numbers: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 """The training of learned radiographs as a job: resumed to the bit, cancelled, out of memory, collapsed, diverged."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import diffrender as dr
 from diffrender.errors import MemoryNeedError, Notice, PathError, SettingError, UnitError
 from diffrender.jobs import load_whole
 from diffrender.phantom import torso
+from diffrender.rays.field import MarchSettings
+from diffrender.synth import generator as viewer
 from diffrender.synth import training
 from diffrender.synth.fields import GeneratorSettings
 from diffrender.synth.gan import Adversaries, StepLosses
@@ -34,6 +37,12 @@ TINY = VRRSettings(
     device="cpu",
 )
 OK = StepLosses(1.0, 1.0, 0.1, None, 0.5, True)
+
+
+@pytest.fixture(autouse=True)
+def plain_march(monkeypatch):
+    """Pictures this small take longer to compile fused kernels for than to march through without."""
+    monkeypatch.setattr(viewer, "MarchSettings", partial(MarchSettings, backend="torch"))
 
 
 @pytest.fixture(scope="module")
