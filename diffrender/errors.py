@@ -4,6 +4,7 @@
     +-- InputError              what came in cannot be used; the command line exits with 2
     |   +-- PathError           a file or folder that is not there, not readable, empty or of no known kind
     |   +-- GeometryError       a lattice, a camera, a projection matrix or a motion that cannot be
+    |   |   +-- WarpError       a node of Slicer under a transform that bends space: a resampled copy can be used
     |   +-- ImageError          the numbers of a volume or an image: dimensions, NaN, constant
     |   +-- DicomError          a series, a slice, a tag
     |   +-- LabelError          labels and the tables that name them
@@ -36,6 +37,10 @@ class PathError(InputError):
 
 class GeometryError(InputError):
     """A lattice, a camera, a projection matrix or a motion that cannot be."""
+
+
+class WarpError(GeometryError):
+    """A node of Slicer under a transform that bends or shears space: a resampled copy of it can be used."""
 
 
 class ImageError(InputError):

@@ -57,7 +57,7 @@ def read_labels(
         if table is not None:
             source = _with_table(source, table, names)
         _say_other_frame(source, volume)
-        labels, ids = _lay(source, volume)
+        labels, ids = lay(source, volume)
     if not ids:
         notify(
             f"{path} has no labelled voxel within the volume: every voxel is background. If that is not meant, check "
@@ -191,7 +191,7 @@ def _say_other_frame(source: LabelSource, volume: Volume) -> None:
         )
 
 
-def _lay(source: LabelSource, volume: Volume) -> tuple[np.ndarray, list[int]]:
+def lay(source: LabelSource, volume: Volume) -> tuple[np.ndarray, list[int]]:
     """All parts in one array, and the ids that occur: a map of ids, or layers from the first overlap on."""
     largest = max((s.id for s in source.structures), default=0)
     ids = np.zeros(volume.shape, smallest_type(largest))

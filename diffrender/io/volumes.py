@@ -47,7 +47,7 @@ def read_volume(
         )
     kind = kind_of(path)
     volume = _read(path, kind, series)
-    _check_values(path, volume)
+    check_values(path, volume)
     if labels is None:
         return volume
     from diffrender.io.labels import read_labels
@@ -92,7 +92,7 @@ def _read(path: str | Path, kind: str, series: str | int | None) -> Volume:
     return read_itk(path)
 
 
-def _check_values(path: str | Path, volume: Volume) -> None:
+def check_values(path: str | Path, volume: Volume) -> None:
     low, high = (number.item() for number in torch.aminmax(volume.values))
     if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN compares as False
         bad = sum(int((~torch.isfinite(slice_)).sum()) for slice_ in volume.values)
