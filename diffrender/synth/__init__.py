@@ -30,6 +30,7 @@ _HOME = {
     "read_manifest": "manifest",
     "train": "training",
     "TrainedVRR": "training",
+    "training_estimate": "vrr_budget",
     "VRRSettings": "vrr_settings",
     "vrr_preset": "vrr_settings",
     "GeneratorSettings": "fields",
