@@ -61,6 +61,8 @@ BENCHES = {
     "dvr-resume": Bench("bench_dvr_sure", "resume", 5),
     "dvr-renderers": Bench("bench_dvr_sure", "renderers", 5),
     "dvr-tables": Bench("dvr_tables", "tables", 15),
+    "synth-lungs": Bench("bench_synth_lungs", "lungs", 90),
+    "synth-realism": Bench("bench_synth_realism", "realism", 30),
     "synth-hips": Bench("bench_synth_hips", "hips", 2),
     "synth-dataset": Bench("bench_synth_dataset", "dataset", 10),
     "physics-slabs": Bench("bench_beam", "slabs", 2),
