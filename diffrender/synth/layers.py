@@ -35,11 +35,15 @@ class Layers:
         images: {material: (h, w) float16}, areal density [g/cm2].
         masks: (label, h, w) bool, where each label counts as seen.
         names: of the labels.
+        camera: what took it.
+        world_from_voxel: where the (extended) CT lay; another build of body has another one.
     """
 
     images: Mapping[str, Float[np.ndarray, "h w"]]
     masks: Bool[np.ndarray, "label h w"]
     names: tuple[str, ...]
+    camera: Camera | None = None
+    world_from_voxel: Float[Tensor, "4 4"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +92,7 @@ def layers_of(
         field = parts.diseases[disease % len(parts.diseases)]
         images[DISEASE] = line_integrals(field, matter.world_from_voxel, camera)
     kept = {name: image.numpy().astype(np.float16) for name, image in images.items()}
-    return Layers(kept, masks.numpy(), tuple(names))
+    return Layers(kept, masks.numpy(), tuple(names), camera, matter.world_from_voxel)
 
 
 def extended(volume: Volume, above: float, below: float) -> Volume:

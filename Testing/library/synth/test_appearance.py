@@ -1,4 +1,4 @@
-"""Views taken apart and put together again: physics where nothing is random, seeds, ranges; geometry of augmentation."""
+"""Views taken apart and put together again: plain physics, seeds, ranges; geometry of augmentation."""
 
 import dataclasses
 
