@@ -4,8 +4,9 @@ The names below are the public surface. They are loaded when first used, so that
 milliseconds and imports no torch: Slicer imports this package at start-up.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffrender.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -61,17 +62,4 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ find
     from diffrender.xray import RadiographSettings as RadiographSettings
     from diffrender.xray import radiograph as radiograph
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"{__name__}.{name}")
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME, ("__version__", *_MODULES))

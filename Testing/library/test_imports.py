@@ -17,7 +17,7 @@ PANELS = ("DeepDVR", "NeRPSynth", "XrayRegistration")
 
 # Each part may import from its own layer and from those above it in this list, which is from the ground up.
 LAYERS = (
-    ("diffrender", "errors", "quiet"),
+    ("diffrender", "errors", "lazy", "quiet"),
     ("volume", "camera", "mesh", "pose", "jobs", "pool"),
     ("rays", "physics"),
     ("xray", "display", "pages", "views", "phantom"),

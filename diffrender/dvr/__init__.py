@@ -3,8 +3,7 @@
 Names are loaded when first used, as in `diffrender` itself.
 """
 
-import importlib
-from typing import Any
+from diffrender.lazy import lazily
 
 _HOME = {
     "TransferFunction": "transfer",
@@ -47,14 +46,4 @@ _HOME = {
 
 __all__ = [*_HOME]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

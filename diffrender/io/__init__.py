@@ -3,8 +3,9 @@
 The names below are loaded when first used, so that importing this package costs nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffrender.lazy import lazily
 
 _HOME = {
     "read_volume": "volumes",
@@ -35,14 +36,4 @@ if TYPE_CHECKING:
     from diffrender.io.volumes import read_volume as read_volume
     from diffrender.io.xray import read_radiographs as read_radiographs
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)
