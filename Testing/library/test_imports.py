@@ -116,7 +116,7 @@ def test_every_folder_of_modules_is_a_package():
 
 
 def test_what_is_imported_is_asked_for():
-    asked = {run.name_of(one) for one in run.project_requirements(*run.EXTRAS, "cluster", "video")}
+    asked = {run.name_of(one) for one in run.project_requirements(*run.EXTRAS, "video", "fidelity")}
     ours = {"diffrender", *sys.stdlib_module_names}
     found = {module.split(".")[0] for path in sources() for _, module in imports(path) if "mrml" not in path.parts}
     foreign = {run.plain(DISTRIBUTION.get(root, root)) for root in found - ours if not root.startswith(SLICERS_OWN)}
