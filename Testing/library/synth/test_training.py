@@ -12,13 +12,14 @@ from diffrender.errors import MemoryNeedError, Notice, PathError, SettingError, 
 from diffrender.jobs import load_whole
 from diffrender.phantom import torso
 from diffrender.rays.field import MarchSettings
+from diffrender.synth import contest
 from diffrender.synth import generator as viewer
-from diffrender.synth import training
+from diffrender.synth.contest import Contest
 from diffrender.synth.fields import GeneratorSettings
 from diffrender.synth.gan import Adversaries, StepLosses
 from diffrender.synth.generator import drr_baseline, load_generator, save_generator
 from diffrender.synth.reach import volume_hash
-from diffrender.synth.training import Contest, train
+from diffrender.synth.training import train
 from diffrender.synth.views import drawn_camera
 from diffrender.synth.vrr_settings import VRRSettings
 from diffrender.synth.xray_folder import XrayPictures
@@ -189,7 +190,7 @@ def test_numbers_that_are_none_stop_it(cts, real, monkeypatch):
         return dataclasses.replace(OK, generator=float("nan"), finite=number < 2)
 
     monkeypatch.setattr(Adversaries, "step", step)
-    monkeypatch.setattr(training, "MOST_BAD", 3)
+    monkeypatch.setattr(contest, "MOST_BAD", 3)
     trained = train(cts, real, dataclasses.replace(TINY, steps=99)).run()
     assert (trained.outcome, trained.steps) == ("diverged", 2 + 3)
     assert "lower rate" in trained.sentence
