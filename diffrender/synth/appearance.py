@@ -43,7 +43,7 @@ class Appearance:
     energy: Range = (45.0, 95.0)
     weights: Mapping[str, Range] | None = None
     nearly: Range = (0.93, 1.07)
-    disease: float = 0.6
+    disease: float = 0.5
     scatter: Range = (0.0, 0.6)
     noise: Range = (0.0, 0.012)
     objects: int = 8
@@ -80,7 +80,7 @@ def attenuated(
     total: Any = 0.0
     for name, image in images.items():
         if name == DISEASE:
-            share = random.random() if random.random() < appearance.disease else 0.0
+            share = random.random() ** 1.5 if random.random() < appearance.disease else 0.0
         else:
             share = random.uniform(*weights.get(name, appearance.nearly))
         total = total + (share * _attenuation(name, energy)) * image.astype(np.float32)

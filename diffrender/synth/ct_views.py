@@ -21,6 +21,8 @@ from diffrender.volume import Volume
 from diffrender.xray import Radiograph
 
 CHEST = (ViewSpread("chest-pa", 6, 6, 4, 10, 100, 0.1), ViewSpread("chest-ap-bedside", 8, 10, 6, 15, 150, 0.1))
+# What people outline on real films is a little wider at the chest wall than a mask of 20 mm of path
+OUTLINED = tuple(replace(rule, lateral=10.0, medial=55.0) for rule in LUNGS)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class CtViews:
 
     views: int = 40
     spreads: tuple[ViewSpread, ...] = CHEST
-    rules: tuple[MaskRule, ...] = LUNGS
+    rules: tuple[MaskRule, ...] = OUTLINED
     image_size: tuple[int, int] = (144, 144)
     margin: float = 1.2
     builds: int = 4

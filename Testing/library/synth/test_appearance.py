@@ -115,7 +115,7 @@ def test_a_veil_takes_contrast_away(views):
     p = attenuated(views[0].images, PLAIN, np.random.default_rng(0))
     veiled = radiographed(p, dataclasses.replace(PLAIN, scatter=(0.5, 0.5)), np.random.default_rng(0))
     assert np.allclose(radiographed(p, PLAIN, np.random.default_rng(0)), p, atol=1e-4)  # exp and log in float32
-    assert np.ptp(veiled) < 0.9 * np.ptp(p)
+    assert np.ptp(veiled) < np.ptp(p) - 0.2
 
 
 def test_objects_attenuate(views):
