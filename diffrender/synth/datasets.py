@@ -117,10 +117,10 @@ def _steps(
     cases: Sequence[Case], url: str, settings: DatasetSettings, work: Work, workers: int
 ) -> Generator[Progress, None, Dataset]:
     store = Store(url)
+    yield Progress(0, 0)
+    looked_at = _distinct([known(case) for case in cases])
     with store.held("Another data set"):
         store.sweep()
-        yield Progress(0, 0)
-        looked_at = _distinct([known(case) for case in cases])
         _begin(store, settings, looked_at)
         wanted = yield from _wanted(settings, looked_at)
         done = {name.removesuffix(".json") for name in store.names(RECORDS, ".json")}

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from diffrender.camera import Camera
 from diffrender.errors import PathError, SettingError
-from diffrender.io.files import kind_of
+from diffrender.io.files import found, kind_of
 from diffrender.io.volumes import read_volume
 from diffrender.physics.presentation import present
 from diffrender.physics.presets import examination
@@ -171,12 +171,12 @@ def known(case: Case) -> Known:
         ct = volume_hash(volume)
         return Known(case, ct, labels, case.patient or (volume.header or {}).get("PatientID") or ct)
     with fetched(case.path) as path:
-        ct = hash_of(path)
+        ct = hash_of(found(path))
         patient = case.patient or _patient_in(path) or ct
     if case.labels is None:
         return Known(case, ct, None, patient)
     with fetched(case.labels) as path:
-        return Known(case, ct, hash_of(path), patient)
+        return Known(case, ct, hash_of(found(path)), patient)
 
 
 def made(piece: Piece) -> list[str]:
