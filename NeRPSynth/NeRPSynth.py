@@ -1,0 +1,154 @@
+"""NeRPSynth: radiographs of labelled CTs, with every label projected exactly."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer import vtkMRMLScalarVolumeNode
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+
+
+def find_library() -> None:
+    """Once installed, the library lies beside this file; in a source checkout, in the folder above."""
+    if importlib.util.find_spec("DiffRenderLib") is None:
+        sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+
+class NeRPSynth(ScriptedLoadableModule):
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("NeRPSynth")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Simulation")]
+        parent.dependencies = []
+        parent.contributors = ["DiffRender contributors"]
+        parent.helpText = _(
+            "Radiographs of a CT as a detector would have seen them, with every label projected exactly, as many as wanted. "
+            "For research only, not a medical device. "
+            "<a href=\"https://github.com/OWNER/SlicerDiffRender\">How to use it</a>."
+        )
+        parent.acknowledgementText = _(
+            "After N. H. Pham, M. Q. Tran: Neural Radiance Projection, IEEE ISBI 2022, doi:10.1109/ISBI52829.2022.9761457. "
+            "Please cite it where you use this module."
+        )
+
+
+@parameterNodeWrapper
+class NeRPSynthParameterNode:
+    """What the panel remembers, saved with the scene.
+
+    volume: the CT.
+    """
+
+    volume: vtkMRMLScalarVolumeNode
+
+
+class NeRPSynthWidget(ScriptedLoadableModuleWidget):
+    def __init__(self, parent=None):
+        self.panel: Any = None  # before Slicer's own __init__, which may call setup
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        self.logic = NeRPSynthLogic()
+        from DiffRenderLib.panel import Panel
+
+        self.panel = Panel(self, self.logic, self.onChanged)
+
+    def enter(self):
+        self.panel.enter()
+
+    def exit(self):
+        self.panel.exit()
+
+    def cleanup(self):
+        if self.panel is not None:
+            self.panel.close()
+
+    def onReload(self):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "DiffRenderLib"]:
+            del sys.modules[name]  # Slicer itself reads this file alone again
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onChanged(self, panel):
+        volume = panel.parameters.volume
+        panel.ui.statusLabel.text = self.logic.status(volume)
+        panel.ui.commandText.plainText = self.logic.typed(self.logic.words(volume))
+        panel.ui.commandText.visible = volume is not None
+
+
+class NeRPSynthLogic(ScriptedLoadableModuleLogic):
+    """All that the panel does, to be called from Python too:
+
+    >>> logic = slicer.util.getModuleLogic("NeRPSynth")
+    >>> volume = slicer.util.loadVolume("CT.nrrd")
+    >>> print(logic.typed(logic.words(volume)))
+    >>> work = logic.start(logic.words(volume), on_end=print, on_line=print)  # work.cancel() stops it
+    """
+
+    def __init__(self):
+        ScriptedLoadableModuleLogic.__init__(self)
+        find_library()
+
+    def getParameterNode(self):
+        return NeRPSynthParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
+
+    def words(self, volume: Any) -> list[str]:
+        """The library's command that takes a frontal radiograph of it, for a CT of the scene.
+
+        Args:
+            volume: a scalar volume node, or None. One that no file holds as it is now is called CT.nrrd.
+        """
+        from DiffRenderLib import commands
+
+        file = commands.file_of(volume) or Path("CT.nrrd")
+        image = file.with_name(commands.stem(file) + "-frontal.png")
+        return ["synth", "drr", str(file), "--preset", "frontal", "-o", str(image)]
+
+    def status(self, volume: Any) -> str:
+        """What the panel says about `volume`."""
+        from DiffRenderLib import commands
+
+        if volume is None:
+            return _("Choose a CT, or load one: drag its file into Slicer, or take one from Sample Data.")
+        if commands.file_of(volume) is None:
+            return _("Save {name} as CT.nrrd (File, Save); then this command of the library takes a frontal radiograph of it:").format(
+                name=volume.GetName()
+            )
+        return _("This command of the library takes a frontal radiograph of it:")
+
+    def typed(self, words: list[str]) -> str:
+        """A command as one line to copy."""
+        from DiffRenderLib import commands
+
+        return commands.typed(words)
+
+    def start(self, words: list[str], on_end: Any, **callbacks: Any) -> Any:
+        """Run a command of the library in a process of its own; see DiffRenderLib.worker.Worker."""
+        from DiffRenderLib.worker import Worker
+
+        return Worker(words, on_end, **callbacks)
+
+
+class NeRPSynthTest(ScriptedLoadableModuleTest):
+    def runTest(self):
+        slicer.mrmlScene.Clear()
+        self.test_without_a_ct_the_panel_says_so()
+        self.test_a_ct_without_a_file_is_to_be_saved_first()
+
+    def test_without_a_ct_the_panel_says_so(self):
+        self.assertIn("Choose a CT", NeRPSynthLogic().status(None))
+
+    def test_a_ct_without_a_file_is_to_be_saved_first(self):
+        volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "a CT")
+        self.assertIn("Save a CT", NeRPSynthLogic().status(volume))
+        self.assertIn("CT.nrrd", NeRPSynthLogic().typed(NeRPSynthLogic().words(volume)))
