@@ -60,6 +60,7 @@ _HOME = {
     "SegmenterSettings": "segmenter",
     "save_segmenter": "segmenter",
     "load_segmenter": "segmenter",
+    "adapted": "segmenter",
     "evaluate_segmenter": "scores",
     "mean_dice": "scores",
     "train_classifier": "classifying",

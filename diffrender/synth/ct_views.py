@@ -1,4 +1,4 @@
-"""Views of a CT to train on: several builds of body, cameras drawn around presets, each view taken apart into layers."""
+"""Views of a CT to train on: several builds of body, cameras drawn around presets, each view taken apart."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace

@@ -17,7 +17,14 @@ from diffrender.synth.films import Film
 from diffrender.synth.layers import Layers
 from diffrender.synth.pairs import Films, Generated, Masked, Mixed, Pair, masked_in_folder, masked_in_manifest
 from diffrender.synth.scores import dice, evaluate_segmenter, mean_dice
-from diffrender.synth.segmenter import Segmenter, SegmenterSettings, load_segmenter, network_of, save_segmenter
+from diffrender.synth.segmenter import (
+    Segmenter,
+    SegmenterSettings,
+    adapted,
+    load_segmenter,
+    network_of,
+    save_segmenter,
+)
 from diffrender.synth.segmenting import batch_of, segmentation_loss, train_segmenter
 from diffrender.synth.segmenting_report import overlay_page, segmentation_page
 
@@ -195,6 +202,26 @@ def test_a_model_file_is_whole_and_safe(tmp_path, trained, masked):
         load_segmenter(tmp_path / "cut.safetensors")
     with pytest.raises(SettingError, match="safe to open"):
         save_segmenter(tmp_path / "lungs.pt", trained.segmenter)
+
+
+def test_a_mirrored_film_has_mirrored_lungs(trained, masked):
+    film = masked[0].film
+    mirrored = Film(np.ascontiguousarray(film.values[:, ::-1]), "mirrored")
+    plain, other = trained.segmenter.probabilities(film), trained.segmenter.probabilities(mirrored)
+    assert np.abs(plain - other[::-1, :, ::-1]).max() < 1e-5
+    assert np.abs(plain - other[:, :, ::-1]).max() > 0.5
+
+
+def test_a_segmenter_adapts_to_films(trained, masked):
+    films = [Film(one.film.values**3, one.film.name) for one in masked]
+    moved = adapted(trained.segmenter, films)
+    weights, before = moved.network.state_dict(), trained.segmenter.network.state_dict()
+    changed = {name.rsplit(".", 1)[1] for name in weights if not torch.equal(weights[name], before[name])}
+    assert changed == {"running_mean", "running_var", "num_batches_tracked"}
+    same = adapted(trained.segmenter, films, 0.0)
+    assert np.array_equal(same.probabilities(films[0]), trained.segmenter.probabilities(films[0]))
+    with pytest.raises(SettingError, match="from 0 to 1"):
+        adapted(trained.segmenter, films, 2.0)
 
 
 def test_a_film_of_any_size_is_segmented_in_its_own(trained, masked):
