@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffrender.commands.console import Console, Debug, Json, current
+from diffrender.commands.console import Console, Debug, Json, current, example
 from diffrender.commands.dvr.shared import check_device
 from diffrender.commands.radiograph import parse_size
 from diffrender.commands.synth.films import films_given, reduced
@@ -37,10 +37,7 @@ from diffrender.jobs import Progress
 if TYPE_CHECKING:
     from diffrender.synth.classifying import Labelled, TrainedClassifier
 
-EXAMPLE = """\b
-Examples, to train and then to use:
-  diffrender synth classify --data dataset/ --learn nodule -o findings
-  diffrender synth classify --model findings radiographs/ -o judged"""
+EXAMPLE = example("diffrender synth classify --data dataset/ --learn nodule -o findings")
 TABLE = "probabilities.csv"
 SPLITS = ("test", "val")
 
@@ -97,7 +94,10 @@ def classify(
     An image shows the labels in its line of the manifest, and its "finding". DIR gets model.safetensors, history.json,
     report.html of the data set's test (or else val) images, those first that it judges most wrongly, and
     checkpoint.pt: the same command goes on from there. Ctrl-C, or with --json the line "cancel" on stdin, or its end,
-    saves and stops. With --model, DIR gets probabilities.csv and report.html of the radiographs.
+    saves and stops. With --model, DIR gets probabilities.csv and report.html of the radiographs:
+
+    \b
+      diffrender synth classify --model findings radiographs/ -o judged
     """
     console = current()
     check_given({"--model": model, "--data": data, "--out": out})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffrender.commands.console import Debug, Json, current
+from diffrender.commands.console import Debug, Json, current, example
 from diffrender.commands.dvr.shared import check_device
 from diffrender.commands.radiograph import parse_size
 from diffrender.commands.synth.learning import (
@@ -35,10 +35,7 @@ if TYPE_CHECKING:
     from diffrender.synth.scores import Scored
     from diffrender.synth.segmenting import TrainedSegmenter
 
-EXAMPLE = """\b
-Examples, to train and then to use:
-  diffrender synth segment --ct a.nii.gz --ct b.nii.gz --lungs --test xrays/ --test-masks masks/ -o lungs
-  diffrender synth segment --model lungs radiographs/ -o outlined"""
+EXAMPLE = example("diffrender synth segment --ct a.nii.gz --ct b.nii.gz --lungs -o lungs")
 SCORES = "scores.csv"
 VIEWS = 40
 
@@ -128,7 +125,10 @@ def segment(
     own test images) scores.csv and report.html with the overlays, the worst first, and checkpoint.pt: the same command
     goes on from there. Ctrl-C, or with --json the line "cancel" on stdin, or its end, saves and stops.
 
-    With --model, DIR gets masks/, names.csv and report.html of the radiographs.
+    With --model, DIR gets masks/, names.csv and report.html of the radiographs:
+
+    \b
+      diffrender synth segment --model lungs radiographs/ -o outlined
     """
     console = current()
     lists = {"IMAGES": images, "--ct": ct, "--labels": labels, "--names": names}

@@ -77,10 +77,10 @@ def train(
     """Train a generator whose pictures of CTs look like the real radiographs of a folder.
 
     No radiograph needs a label, and none needs to be of the CT's patient. DIR gets model.safetensors for `synth vrr`,
-    previews/ (the same views in every epoch, DRRs above, learned below; the latest also as preview.png), history.json
-    and checkpoint.pt, which holds at most 60 s less than was done: the same command goes on from there. Ctrl-C, or
-    with --json the line "cancel" on stdin, or its end, saves and stops. A training that collapses or diverges is
-    ended, says so, and exits with 1; the last good model is written all the same.
+    previews/ (the same views after every epoch, DRRs above and learned below; the latest also as preview.png),
+    history.json and checkpoint.pt, which holds at most 60 s less than was done: the same command goes on from there.
+    Ctrl-C, or with --json the line "cancel" on stdin, or its end, saves and stops. A training that collapses or
+    diverges is ended, says so, and exits with 1; the last good model is written all the same.
     """
     console = current()
     check_given({"--xrays": xrays, "--out": out, **{f"CT {n + 1}": ct for n, ct in enumerate(cts)}})
@@ -155,10 +155,8 @@ def _showing(job: "Job[TrainedVRR]", folder: Path) -> "Generator[Progress, None,
     try:
         for progress in job:
             if progress.preview is not None and progress.preview is not shown:
-                # after a resume the first is of a step before, whose file is there already
-                kept = [] if shown is None and progress.done > 1 else [f"{PREVIEWS}/step-{progress.done:06d}.png"]
                 shown = progress.preview
-                for name in (PREVIEW, *kept):
+                for name in (PREVIEW, f"{PREVIEWS}/step-{progress.done:06d}.png"):
                     _write_preview(folder / name, shown)
             yield replace(progress, preview=None if shown is None else folder / PREVIEW)
     except GeneratorExit:
