@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffrender.camera import Camera
 from diffrender.errors import SettingError
-from diffrender.synth.field import Field, field_of
+from diffrender.synth.framing import Field, field_of
 from diffrender.views import PRESETS, preset
 from diffrender.volume import Volume
 

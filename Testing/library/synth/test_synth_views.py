@@ -11,7 +11,7 @@ import torch
 
 import diffrender as dr
 from diffrender.errors import LabelError, SettingError
-from diffrender.synth.field import field_of
+from diffrender.synth.framing import field_of
 from diffrender.synth.views import SPREADS, ViewSpread, _draw, drawn_camera, spread_preset
 
 SHAPE = (100, 60, 84)
