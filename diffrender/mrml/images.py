@@ -20,7 +20,7 @@ def view_of(image: Any, what: str) -> Shaped[ndarray, "k j i *component"]:
     from vtkmodules.util.numpy_support import vtk_to_numpy
 
     scalars = None if image is None else image.GetPointData().GetScalars()
-    if scalars is None or not scalars.GetNumberOfTuples():
+    if image is None or scalars is None or not scalars.GetNumberOfTuples():
         raise ImageError(f"{what} holds no voxels. Load or make its image first.")
     array = vtk_to_numpy(scalars)
     components = scalars.GetNumberOfComponents()

@@ -53,7 +53,7 @@ def segments_of(node: Node, reference: Node) -> Segments:
     of_kind(reference, "vtkMRMLVolumeNode", what="the volume that the segments lie on")
     shape = view_of(reference.GetImageData(), called(reference)).shape[:3]
     # one number seen through every voxel: a lattice is wanted, and no memory for it
-    volume = Volume(torch.zeros((), dtype=torch.int16).expand(*shape), lattice_of(reference))
+    volume = Volume(torch.zeros((), dtype=torch.int16).expand(*shape), torch.from_numpy(lattice_of(reference)))
     labelmap = node.IsA(kinds[1])
     source, segments = _of_labelmap(node) if labelmap else _of_segmentation(node, volume)
     labels, ids = lay(source, volume)
@@ -121,7 +121,7 @@ def _of_labelmap(node: Node) -> tuple[LabelSource, dict[int, str]]:
         name, rgba = None, [0.0, 0.0, 0.0, 0.0]
         if table is not None and table.GetColor(value, rgba):
             name = table.GetColorName(value) or None
-        structures.append(Structure(value, name, 0, value, tuple(rgba[:3]) if name else None, voxels))
+        structures.append(Structure(value, name, 0, value, (rgba[0], rgba[1], rgba[2]) if name else None, voxels))
     return LabelSource(called(node), tuple(structures), ((values, lattice_of(node)),)), {}
 
 

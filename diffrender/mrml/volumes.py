@@ -148,6 +148,6 @@ def _with_image(scene: Scene, kind: str, array: ndarray, world_from_voxel: Any, 
 def _unit_of(node: Node) -> str:
     units = node.GetVoxelValueUnits()
     code = None if units is None else units.GetCodeValue()
-    if code in (None, "", HOUNSFIELD[0]):
+    if units is None or code in (None, "", HOUNSFIELD[0]):
         return str(read_json(node, "unit", "HU"))
     return units.GetCodeMeaning() or code

@@ -35,7 +35,7 @@ def resampled(scene: Scene, node: Node, name: str | None = None) -> Node:
             f"{called(node)} would take {size[0]} x {size[1]} x {size[2]} voxels where its transform leads. Check that "
             "this transform belongs to it."
         )
-    is_labels = node.IsA("vtkMRMLLabelMapVolumeNode")
+    is_labels = bool(node.IsA("vtkMRMLLabelMapVolumeNode"))
     image = _resliced(node, node_from_world, ras_from_voxel, lattice, size, 0 if is_labels else values.min(), is_labels)
     copy = new_node(scene, node.GetClassName(), name or f"{node.GetName()} resampled")
     copy.CopyContent(node)
