@@ -4,6 +4,7 @@ Source: Pham & Tran, Neural Radiance Projection (2022): G = viewer o mapper; the
 absorption along 256 x 256 rays of 512 points.
 """
 
+import dataclasses
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from diffrender import __version__
 from diffrender.camera import Camera
-from diffrender.errors import InputError, PathError
+from diffrender.errors import InputError, PathError, SettingError
 from diffrender.io.tensor_files import fill, opened, packed
 from diffrender.io.whole import write_whole
 from diffrender.provenance import plain
@@ -54,6 +55,21 @@ class VRRGenerator(nn.Module):
     def fields(self, volume: Volume) -> Field:
         """Matter [water] and opacity [1/mm] of a CT: march through them as often as wanted."""
         return self.mapper(self.given(volume))
+
+    def with_detail(self, detail: int, points: int) -> "VRRGenerator":
+        """The same weights on finer fields and with finer steps, for larger pictures than it was trained on.
+
+        What lung, soft tissue and bone become is learned on the mapper's lattice; where they are, the CT says.
+        Raises: SettingError where the settings are without tissues, whose fields are as fine as they were trained.
+        """
+        if not self.settings.tissues:
+            raise SettingError(
+                "This generator has learned one number a voxel, so its fields cannot be finer than in its training; "
+                "only a generator with tissues can."
+            )
+        made = VRRGenerator(dataclasses.replace(self.settings, detail=detail, points=points))
+        made.load_state_dict(self.state_dict())
+        return made.to(next(self.parameters()).device).train(self.training)
 
     def given(self, volume: Volume) -> Given:
         """The CT made ready, on the mapper's device; that of the last CT is kept."""

@@ -196,6 +196,20 @@ def test_views_are_drawn_and_do_not_depend_on_how_many_are_asked_for(chest):
         assert torch.equal(generator(chest, few[0][1]), few[0][0])
 
 
+def test_the_same_weights_draw_finer_fields(chest):
+    generator, camera = stirred(VRRGenerator(TINY), 0.05), preset("chest-lateral", chest, (30, 40))
+    with torch.no_grad():
+        coarse = generator(chest, camera)[0]
+        fine = generator.with_detail(26, 120)(chest, camera)[0]
+        again = generator.with_detail(TINY.detail, TINY.points)(chest, camera)[0]
+    assert torch.equal(again, coarse)
+    reach = reached(chest, camera)
+    assert 0.9 < torch.corrcoef(torch.stack([coarse[reach], fine[reach]]))[0, 1] < 0.9999
+    assert fine.diff(dim=1).abs().mean() > 1.02 * coarse.diff(dim=1).abs().mean()  # sharper
+    with pytest.raises(SettingError, match="only a generator with tissues"):
+        VRRGenerator(dataclasses.replace(TINY, tissues=False)).with_detail(20, 60)
+
+
 def test_another_ct_of_the_same_object_in_memory_is_not_mistaken(chest):
     generator = VRRGenerator(TINY)
     camera = preset("chest-pa", chest, SIZE)
