@@ -84,7 +84,7 @@ def layers_of_ct(volume: Volume, settings: CtViews, ct_hash: str, seed: int = 0)
     assert whole.labels is not None
     prepared = prepare_labels(whole.labels, ids)
     outlines = outlines_of(labelled, settings.rules)
-    stretches = [_stretch(labelled.centre, settings, f"{ct_hash} {n} {seed}") for n in range(settings.builds)]
+    stretches = [_stretch(labelled, settings, f"{ct_hash} {n} {seed}") for n in range(settings.builds)]
     bodies = [replace(whole, world_from_voxel=one @ whole.world_from_voxel) for one in stretches]
     for view in range(settings.views):
         body, stretch = bodies[view % settings.builds], stretches[view % settings.builds]
@@ -137,12 +137,13 @@ def _masks(
     return masks
 
 
-def _stretch(centre: Float[Tensor, "3"], settings: CtViews, what: str) -> Float[Tensor, "4 4"]:
-    """A map of the world that scales each axis about the CT's middle."""
+def _stretch(volume: Volume, settings: CtViews, what: str) -> Float[Tensor, "4 4"]:
+    """A map of the world that scales the CT about its middle, along its own axes: along others it would shear it."""
     scales = torch.exp(settings.stretch * torch.randn(3, generator=drawn(0, what), dtype=torch.float64))
+    axes = volume.world_from_voxel[:3, :3] / volume.world_from_voxel[:3, :3].norm(dim=0)
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, :3] = torch.diag(scales)
-    matrix[:3, 3] = centre - scales * centre
+    matrix[:3, :3] = axes @ torch.diag(scales) @ axes.T
+    matrix[:3, 3] = volume.centre - matrix[:3, :3] @ volume.centre
     return matrix
 
 

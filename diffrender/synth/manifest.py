@@ -61,6 +61,9 @@ def _entry(file: Path, number: int, line: str) -> Entry:
         ) from None
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise PathError(f'{file}, line {number} names no image: it is {{"image": "images/0000.png", ...}}.')
+    labels = entry.get("labels") or []
+    if not isinstance(labels, list) or not all(isinstance(one, dict) and "name" in one for one in labels):
+        raise PathError(f'{file}, line {number}: labels are a list of {{"id": 1, "name": "hip_left"}}, ...')
     split = entry.get("split", "train")
     if split not in SPLITS:
         raise PathError(f"{file}, line {number}: split is {', '.join(SPLITS)}, not {split!r}.")

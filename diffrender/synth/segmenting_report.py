@@ -52,7 +52,7 @@ def segmentation_page(
 def overlay_page(
     segmenter: Segmenter,
     films: Sequence[Film],
-    found: Sequence[Bool[np.ndarray, "label h w"]],
+    found: Sequence[Bool[np.ndarray, "label _h _w"]],  # each as large as its film
     title: str = "Segmentation of radiographs",
 ) -> str:
     """Overlays of radiographs without masks, those first of which least was found."""
