@@ -32,13 +32,13 @@ class DeepDVR(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["DiffRender contributors"]
         parent.helpText = _(
-            "Paint on a few rendered views of a CT what you want to see, and a renderer learns to draw the whole volume so. "
+            "Paint on a few rendered views of a CT what you want to see, and a renderer learns to draw the volume so. "
             "For research only, not a medical device. "
-            "<a href=\"https://github.com/OWNER/SlicerDiffRender\">How to use it</a>."
+            '<a href="https://github.com/OWNER/SlicerDiffRender">How to use it</a>.'
         )
         parent.acknowledgementText = _(
-            "After J. Weiss, N. Navab: Deep Direct Volume Rendering: Learning Visual Feature Mappings From Exemplary Images, "
-            "2021, arXiv:2106.05429. Please cite it where you use this module."
+            "After J. Weiss, N. Navab: Deep Direct Volume Rendering: Learning Visual Feature Mappings From "
+            "Exemplary Images, 2021, arXiv:2106.05429. Please cite it where you use this module."
         )
 
 
@@ -118,13 +118,7 @@ class DeepDVRLogic(ScriptedLoadableModuleLogic):
         """What the panel says about `volume`."""
         from DiffRenderLib import commands
 
-        if volume is None:
-            return _("Choose a CT, or load one: drag its file into Slicer, or take one from Sample Data.")
-        if commands.file_of(volume) is None:
-            return _("Save {name} as CT.nrrd (File, Save); then this command of the library draws the views to paint on:").format(
-                name=volume.GetName()
-            )
-        return _("This command of the library draws the views to paint on:")
+        return commands.status(volume, _("draws the views to paint on"))
 
     def typed(self, words: list[str]) -> str:
         """A command as one line to copy."""
@@ -140,15 +134,13 @@ class DeepDVRLogic(ScriptedLoadableModuleLogic):
 
 
 class DeepDVRTest(ScriptedLoadableModuleTest):
-    def runTest(self):
+    def setUp(self):
         slicer.mrmlScene.Clear()
-        self.test_without_a_ct_the_panel_says_so()
-        self.test_a_ct_without_a_file_is_to_be_saved_first()
 
     def test_without_a_ct_the_panel_says_so(self):
-        self.assertIn("Choose a CT", DeepDVRLogic().status(None))
+        assert "Choose a CT" in DeepDVRLogic().status(None)
 
     def test_a_ct_without_a_file_is_to_be_saved_first(self):
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "a CT")
-        self.assertIn("Save a CT", DeepDVRLogic().status(volume))
-        self.assertIn("CT.nrrd", DeepDVRLogic().typed(DeepDVRLogic().words(volume)))
+        assert "Save a CT" in DeepDVRLogic().status(volume)
+        assert "CT.nrrd" in DeepDVRLogic().typed(DeepDVRLogic().words(volume))

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from slicer.i18n import tr as _
+
 
 def file_of(volume: Any) -> Path | None:
     """The file that holds a volume node's voxels as they are now; None where there is none or it is out of date."""
@@ -11,6 +13,16 @@ def file_of(volume: Any) -> Path | None:
     if not name or volume.GetModifiedSinceRead() or not Path(name).is_file():
         return None
     return Path(name)
+
+
+def status(volume: Any, does: str) -> str:
+    """What has to be done before the command can be typed, or what it `does`."""
+    if volume is None:
+        return _("Choose a CT, or load one: drag its file into Slicer, or take one from Sample Data.")
+    if file_of(volume) is None:
+        first = _("Save {name} as CT.nrrd (menu File, Save Data); then this command of the library {does}:")
+        return first.format(name=volume.GetName(), does=does)
+    return _("This command of the library {does}:").format(does=does)
 
 
 def stem(path: Path) -> str:

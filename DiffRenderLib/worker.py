@@ -66,6 +66,7 @@ class Worker:
         self._killer.timeout.connect(self._kill)
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(_environment())
+        self._process.setWorkingDirectory(str(home()))  # `python -m` looks there first
         self._process.started.connect(self._begin)
         self._process.readyReadStandardOutput.connect(self._read)
         self._process.readyReadStandardError.connect(self._read)
@@ -185,11 +186,15 @@ def python() -> str:
     return shutil.which("PythonSlicer") or sys.executable
 
 
+def home() -> Path:
+    """The folder that holds the library and this package."""
+    return Path(__file__).resolve().parents[1]
+
+
 def _environment() -> Any:
-    """This process's, with the folder that holds the library (and this package) to import from, and UTF-8 on pipes."""
-    home = str(Path(__file__).resolve().parents[1])
+    """This process's, with the library to be imported by whatever the command starts, and UTF-8 on every pipe."""
     environment = qt.QProcessEnvironment.systemEnvironment()
     before = environment.value("PYTHONPATH", "")
-    environment.insert("PYTHONPATH", os.pathsep.join([home, *filter(None, [before])]))
+    environment.insert("PYTHONPATH", os.pathsep.join([str(home()), *filter(None, [before])]))
     environment.insert("PYTHONUTF8", "1")
     return environment

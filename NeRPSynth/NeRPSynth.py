@@ -32,13 +32,13 @@ class NeRPSynth(ScriptedLoadableModule):
         parent.dependencies = []
         parent.contributors = ["DiffRender contributors"]
         parent.helpText = _(
-            "Radiographs of a CT as a detector would have seen them, with every label projected exactly, as many as wanted. "
+            "Radiographs of a CT as a detector would have seen them, each label projected exactly, as many as wanted. "
             "For research only, not a medical device. "
-            "<a href=\"https://github.com/OWNER/SlicerDiffRender\">How to use it</a>."
+            '<a href="https://github.com/OWNER/SlicerDiffRender">How to use it</a>.'
         )
         parent.acknowledgementText = _(
-            "After N. H. Pham, M. Q. Tran: Neural Radiance Projection, IEEE ISBI 2022, doi:10.1109/ISBI52829.2022.9761457. "
-            "Please cite it where you use this module."
+            "After N. H. Pham, M. Q. Tran: Neural Radiance Projection, IEEE ISBI 2022, "
+            "doi:10.1109/ISBI52829.2022.9761457. Please cite it where you use this module."
         )
 
 
@@ -118,13 +118,7 @@ class NeRPSynthLogic(ScriptedLoadableModuleLogic):
         """What the panel says about `volume`."""
         from DiffRenderLib import commands
 
-        if volume is None:
-            return _("Choose a CT, or load one: drag its file into Slicer, or take one from Sample Data.")
-        if commands.file_of(volume) is None:
-            return _("Save {name} as CT.nrrd (File, Save); then this command of the library takes a frontal radiograph of it:").format(
-                name=volume.GetName()
-            )
-        return _("This command of the library takes a frontal radiograph of it:")
+        return commands.status(volume, _("takes a frontal radiograph of it"))
 
     def typed(self, words: list[str]) -> str:
         """A command as one line to copy."""
@@ -140,15 +134,13 @@ class NeRPSynthLogic(ScriptedLoadableModuleLogic):
 
 
 class NeRPSynthTest(ScriptedLoadableModuleTest):
-    def runTest(self):
+    def setUp(self):
         slicer.mrmlScene.Clear()
-        self.test_without_a_ct_the_panel_says_so()
-        self.test_a_ct_without_a_file_is_to_be_saved_first()
 
     def test_without_a_ct_the_panel_says_so(self):
-        self.assertIn("Choose a CT", NeRPSynthLogic().status(None))
+        assert "Choose a CT" in NeRPSynthLogic().status(None)
 
     def test_a_ct_without_a_file_is_to_be_saved_first(self):
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "a CT")
-        self.assertIn("Save a CT", NeRPSynthLogic().status(volume))
-        self.assertIn("CT.nrrd", NeRPSynthLogic().typed(NeRPSynthLogic().words(volume)))
+        assert "Save a CT" in NeRPSynthLogic().status(volume)
+        assert "CT.nrrd" in NeRPSynthLogic().typed(NeRPSynthLogic().words(volume))

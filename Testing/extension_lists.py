@@ -1,4 +1,4 @@
-"""The lists of files in the CMake files: read, and written again: `python Testing/extension_lists.py` after adding a file.
+"""The lists of files in the CMake files. After adding a file: `python Testing/extension_lists.py` writes them again.
 
 Slicer installs what these lists name and nothing else; a file that is missing there works from a checkout and is
 missing in the installed extension alone.

@@ -34,11 +34,11 @@ class XrayRegistration(ScriptedLoadableModule):
         parent.helpText = _(
             "The pelvis of a patient from one or more C-arm frames: its shape, where it lies, and how certain each is. "
             "For research only, not a medical device. "
-            "<a href=\"https://github.com/OWNER/SlicerDiffRender\">How to use it</a>."
+            '<a href="https://github.com/OWNER/SlicerDiffRender">How to use it</a>.'
         )
         parent.acknowledgementText = _(
-            "After K. Shetty et al.: Deep Learning compatible Differentiable X-ray Projections for Inverse Rendering, BVM 2021, "
-            "arXiv:2102.02912. Please cite it where you use this module."
+            "After K. Shetty et al.: Deep Learning compatible Differentiable X-ray Projections for "
+            "Inverse Rendering, BVM 2021, arXiv:2102.02912. Please cite it where you use this module."
         )
 
 
@@ -103,7 +103,7 @@ class XrayRegistrationLogic(ScriptedLoadableModuleLogic):
         return XrayRegistrationParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
 
     def words(self, volume: Any) -> list[str]:
-        """The library's command that simulates two C-arm frames of its pelvis, with their truth, for a CT of the scene.
+        """The library's command that simulates C-arm frames of its pelvis, for a CT of the scene.
 
         Args:
             volume: a scalar volume node, or None. One that no file holds as it is now is called CT.nrrd.
@@ -118,13 +118,7 @@ class XrayRegistrationLogic(ScriptedLoadableModuleLogic):
         """What the panel says about `volume`."""
         from DiffRenderLib import commands
 
-        if volume is None:
-            return _("Choose a CT, or load one: drag its file into Slicer, or take one from Sample Data.")
-        if commands.file_of(volume) is None:
-            return _("Save {name} as CT.nrrd (File, Save); then this command of the library simulates two C-arm frames of its pelvis, with their truth, to try a registration on:").format(
-                name=volume.GetName()
-            )
-        return _("This command of the library simulates two C-arm frames of its pelvis, with their truth, to try a registration on:")
+        return commands.status(volume, _("simulates C-arm frames of its pelvis to register"))
 
     def typed(self, words: list[str]) -> str:
         """A command as one line to copy."""
@@ -140,15 +134,13 @@ class XrayRegistrationLogic(ScriptedLoadableModuleLogic):
 
 
 class XrayRegistrationTest(ScriptedLoadableModuleTest):
-    def runTest(self):
+    def setUp(self):
         slicer.mrmlScene.Clear()
-        self.test_without_a_ct_the_panel_says_so()
-        self.test_a_ct_without_a_file_is_to_be_saved_first()
 
     def test_without_a_ct_the_panel_says_so(self):
-        self.assertIn("Choose a CT", XrayRegistrationLogic().status(None))
+        assert "Choose a CT" in XrayRegistrationLogic().status(None)
 
     def test_a_ct_without_a_file_is_to_be_saved_first(self):
         volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "a CT")
-        self.assertIn("Save a CT", XrayRegistrationLogic().status(volume))
-        self.assertIn("CT.nrrd", XrayRegistrationLogic().typed(XrayRegistrationLogic().words(volume)))
+        assert "Save a CT" in XrayRegistrationLogic().status(volume)
+        assert "CT.nrrd" in XrayRegistrationLogic().typed(XrayRegistrationLogic().words(volume))

@@ -10,7 +10,7 @@ pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtUiTools", reason="PySide6 is not installed")
 
 
-@pytest.fixture()
+@pytest.fixture
 def desktop():
     from desktop import Desktop
 

@@ -1,10 +1,11 @@
 """A small stand-in for the desktop of 3D Slicer, to click our panels where there is none.
 
-What is real: our module files, .ui files and widget classes; Qt's widgets, timers and processes (Qt for Python, with its
-properties as attributes, as PythonQt has them); MRML scene and nodes, and slicer.util (slicer-core). What is played by parts/ and
-slicer_parts/, as far as our panels use it: the module base classes, parameterNodeWrapper, qMRML and ctk widgets,
-slicer.app. There are no slice or 3D views, no module manager and no PythonQt: that a panel works here is no proof that it
-works in Slicer; that it fails here almost always is one that it fails there. Testing/slicer has the tests for Slicer.
+What is real: our module files, .ui files and widget classes; widgets, timers and processes (Qt for Python, with its
+properties as attributes, as PythonQt has them); MRML scene and nodes, and slicer.util (slicer-core). What is played by
+parts/ and slicer_parts/, as far as our panels use it: the module base classes, parameterNodeWrapper, qMRML and ctk
+widgets, slicer.app. There are no slice or 3D views, no module manager and no PythonQt: that a panel works here is no
+proof that it works in Slicer; that it fails here almost always is one that it fails there. Testing/slicer has the tests
+for Slicer itself.
 """
 
 import importlib.util
@@ -12,7 +13,7 @@ import os
 import sys
 import time
 import types
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,7 +179,7 @@ class Desktop:
 
 def load_ui(path: str):
     """slicer.util.loadUI; also makes the .ui's connections of scenes, whose C++ types Python's signals have not."""
-    tree = ElementTree.parse(path)
+    tree = ET.parse(path)
     connections = tree.getroot().find("connections")
     made = [{part.tag: part.text for part in one} for one in connections]
     connections.clear()
@@ -186,7 +187,7 @@ def load_ui(path: str):
     for kind in CUSTOM:
         loader.registerCustomWidget(kind)
     content = QtCore.QBuffer()
-    content.setData(ElementTree.tostring(tree.getroot()))
+    content.setData(ET.tostring(tree.getroot()))
     widget = loader.load(content)
     assert widget is not None, f"{path}: {loader.errorString()}"
     named = {child.objectName: child for child in (widget, *widget.findChildren(QtWidgets.QWidget))}

@@ -14,7 +14,14 @@ from vtkmodules.vtkCommonDataModel import vtkImageData
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")  # made by run.py, has torch
 
-WRITE = "import sys; from pathlib import Path; import labelled_cts; print(*labelled_cts.write(Path(sys.argv[1])), sep=chr(10))"
+WRITE = """
+import sys
+from pathlib import Path
+
+import labelled_cts
+
+print(*labelled_cts.write(Path(sys.argv[1])), sep="\n")
+"""
 
 
 def labelled_ct(folder: Path) -> list[str]:

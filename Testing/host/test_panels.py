@@ -1,7 +1,9 @@
 """The three panels in the stand-in desktop: they open, follow the scene, reload, close, and are looked at."""
 
+import json
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ HERE = Path(__file__).parent
 MODULES = ("DeepDVR", "NeRPSynth", "XrayRegistration")
 OWN = {"qt", "ctk", "slicer", "vtk", "vtkmodules", "slicer_core", "numpy", "DiffRenderLib", *MODULES}
 
-# Wall and processor time of import and of building the panel, and what was imported meanwhile that the stand-in had not.
+# Time of import and of building the panel, and what was imported meanwhile that the stand-in had not.
 BUILD = """
 import json, sys, time
 sys.path.insert(0, {here!r})
@@ -33,8 +35,6 @@ def a_volume(name="CT", kind="vtkMRMLScalarVolumeNode"):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_panel_opens_without_importing_what_has_to_be_installed(name):
-    import json
-
     asked = subprocess.run(
         [sys.executable, "-c", BUILD.format(here=str(HERE), name=name)], capture_output=True, text=True, check=False
     )
@@ -63,6 +63,15 @@ def test_the_panel_says_that_it_is_for_research_and_names_what_lacks(desktop, na
     assert "research only" in ui.noticeLabel.text
     assert "Choose a CT" in ui.statusLabel.text
     assert not ui.commandText.visible
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_modules_own_tests_pass(desktop, name):
+    desktop.open(name)
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromModule(desktop.modules[name].python).run(result)
+    assert result.testsRun >= 2
+    assert result.wasSuccessful(), result.failures + result.errors
 
 
 @pytest.mark.parametrize("name", MODULES)

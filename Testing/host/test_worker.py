@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import slicer
-from scenes import LIBRARY, ROOT, alive, labelled_ct, python_slicer
+from scenes import LIBRARY, alive, labelled_ct, python_slicer
 
 HERE = Path(__file__).parent
 needs_library = pytest.mark.skipif(not LIBRARY.exists(), reason="python run.py has not made .venv yet")
@@ -60,7 +59,7 @@ COMMANDS = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def worker(tmp_path, monkeypatch, desktop):
     """Starts a Worker whose words are a name of COMMANDS; kills at the end what a failed test left."""
     from DiffRenderLib import worker as part
@@ -87,7 +86,7 @@ def worker(tmp_path, monkeypatch, desktop):
         one.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def library(tmp_path, monkeypatch, desktop):
     """Starts a Worker of the real library."""
     from DiffRenderLib import worker as part
@@ -121,7 +120,7 @@ def test_a_crash_is_told_with_its_last_words(desktop, worker):
     (end,) = one.ends
     assert end.state == "failed"
     assert "ended unexpectedly" in end.message
-    assert end.message.splitlines()[-1] in ("the last thing it said", "Aborted") or "said" in end.message
+    assert "the last thing it said" in end.message
     assert "line 499" in end.message
     assert "line 400" not in end.message, "the last words, not all of them"
     assert 150 < len(end.log) <= 200
@@ -283,9 +282,10 @@ def test_cancel_in_the_middle_keeps_what_is_whole(desktop, library, tmp_path):
     print(f"cancel to gone {time.monotonic() - began:.2f} s, longest stop {1000 * longest:.0f} ms")
     assert time.monotonic() - began < SOON
     assert one.ends[0].state == "cancelled"
-    rows = (folder / "manifest.jsonl").read_text().splitlines()
-    assert 0 < len(rows) < 400
-    assert all((folder / json.loads(row)["image"]).exists() for row in rows)
+    assert "goes on from there" in one.ends[0].message
+    images, masks = (sorted(path.stem for path in (folder / part).iterdir()) for part in ("images", "masks"))
+    assert images == masks
+    assert 3 < len(images) < 400
 
 
 @needs_library
@@ -319,7 +319,6 @@ def test_a_scene_closed_and_a_module_left_or_reloaded_during_work(desktop, worke
     running = panel.work._worker
     widget.onReload()
     assert not running.running
-    assert slicer.mrmlScene is not None
 
 
 def test_a_failure_opens_the_details(desktop, worker, pictures):
@@ -330,4 +329,3 @@ def test_a_failure_opens_the_details(desktop, worker, pictures):
     assert not panel.work.ui.detailsButton.collapsed
     assert "the last thing it said" in panel.work.ui.detailsText.plainText
     desktop.screenshot(pictures, "XrayRegistration-crash")
-    assert ROOT.exists()

@@ -4,11 +4,19 @@ A module whose source has the word PySide6 in it gets Qt with getters and setter
 does; so no other module of the stand-in writes that word: they import Qt from here.
 """
 
+import ctypes
+import sys
+
 import PySide6.QtWidgets  # noqa: F401, before the feature is switched on
 from __feature__ import true_property  # noqa: F401
 from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 PARTS = (QtCore, QtGui, QtWidgets, QtUiTools)
+
+if sys.version_info < (3, 12):
+    # PySide6 6.12 gives back one reference to None too many with each call that returns nothing, until the interpreter
+    # aborts. From Python 3.12 on None is immortal; here it is made so. (ob_refcnt is the first field of an object.)
+    ctypes.c_ssize_t.from_address(id(None)).value = 2**60
 
 
 def as_properties(**kinds):

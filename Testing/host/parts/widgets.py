@@ -140,7 +140,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     def _mark(self):
         offset = 1 if self.noneEnabled else 0
-        self._box.currentIndex = self._nodes.index(self._current) + offset if self._current in self._nodes else offset - 1
+        self._box.currentIndex = (
+            self._nodes.index(self._current) + offset if self._current in self._nodes else offset - 1
+        )
 
 
 class ctkSliderWidget(QtWidgets.QWidget):

@@ -111,7 +111,9 @@ def _property(widget, name):
 
 
 def _bound(widget, parameter, needed=False):
-    bounds = {key: getattr(note, key) for note in parameter.notes for key in ("minimum", "maximum") if hasattr(note, key)}
+    bounds = {
+        key: getattr(note, key) for note in parameter.notes for key in ("minimum", "maximum") if hasattr(note, key)
+    }
     if needed and len(bounds) < 2:
         raise RuntimeError("Cannot have a connection to ctkSliderWidget where the float types is unbounded.")
     for key, value in bounds.items():
