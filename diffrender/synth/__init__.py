@@ -24,7 +24,7 @@ _HOME = {
     "dataset": "datasets",
     "DatasetSettings": "datasets",
     "Dataset": "datasets",
-    "Case": "imaging",
+    "Case": "cases",
     "Imaging": "imaging",
     "read_manifest": "manifest",
     "train": "training",

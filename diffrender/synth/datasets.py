@@ -17,8 +17,9 @@ from diffrender.jobs import Job, Progress
 from diffrender.pool import in_pool
 from diffrender.provenance import plain
 from diffrender.synth.balance import Seen, chosen, views_looked_at
+from diffrender.synth.cases import Case, Known, known
 from diffrender.synth.coco import COCO, coco_of
-from diffrender.synth.imaging import RECORDS, Case, Imaging, Known, Piece, known, made, shown_in_views
+from diffrender.synth.imaging import RECORDS, Imaging, Piece, made, shown_in_views
 from diffrender.synth.manifest import MANIFEST, SPLITS, Entry, lines_of
 from diffrender.synth.store import Store
 from diffrender.volume import Volume

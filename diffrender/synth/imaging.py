@@ -10,21 +10,18 @@ import torch
 from jaxtyping import Bool
 
 from diffrender.camera import Camera
-from diffrender.errors import PathError, SettingError
-from diffrender.io.files import found, kind_of
-from diffrender.io.volumes import read_volume
+from diffrender.errors import SettingError
 from diffrender.physics.presentation import present
 from diffrender.physics.presets import examination
 from diffrender.physics.settings import Physics
-from diffrender.provenance import hash_of, plain
+from diffrender.provenance import plain
 from diffrender.synth.balance import shown
 from diffrender.synth.boxes import boxes_of, projected_landmarks
+from diffrender.synth.cases import Known, landmarks_of, volume_of
 from diffrender.synth.label_checks import check_labels
-from diffrender.synth.lungs import with_lungs
 from diffrender.synth.mask_rules import DEFAULT_RULES, MaskRule, masks_of, outlines_of, unseen
 from diffrender.synth.outlines import Outlines
-from diffrender.synth.reach import labels_hash, volume_hash
-from diffrender.synth.store import Store, fetched
+from diffrender.synth.store import Store
 from diffrender.synth.views import ViewSpread, drawn_camera, spread_preset
 from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files, presented_bytes
 from diffrender.volume import Volume
@@ -32,63 +29,6 @@ from diffrender.xray import KINDS, Radiograph, RadiographSettings, Scene, radiog
 
 RECORDS = ".parts"  # a record for each image that is done, until the manifest holds them all
 OWN = "own"  # physics: that of the view's examination
-NAME_LENGTH = 12  # of a hash: enough to tell millions of CTs apart
-
-
-@dataclass(frozen=True)
-class Case:
-    """One CT with its labels.
-
-    Attributes:
-        path, labels, names, series: as `read_volume` takes them, or URLs that fsspec reaches; or, as `path`, a volume
-            with its labels.
-        landmarks: a JSON file, {name: [R, A, S]} [mm]; they are projected into every view.
-        patient: who it is of: CTs of one patient are in one split. By default what DICOM says, else each CT is a
-            patient of its own. It is written nowhere.
-    """
-
-    path: str | Volume
-    labels: str | None = None
-    names: str | None = None
-    series: str | None = None
-    landmarks: str | None = None
-    patient: str | None = None
-
-    @property
-    def title(self) -> str:
-        """What it is called in messages."""
-        return self.path if isinstance(self.path, str) else self.path.source or "a volume"
-
-
-@dataclass(frozen=True)
-class Known:
-    """A case and what identifies it.
-
-    Attributes:
-        case: as given.
-        ct, labels: SHA256 of the CT's files, and of the labels'.
-        patient: for splits alone.
-    """
-
-    case: Case
-    ct: str
-    labels: str | None
-    patient: str
-
-    @property
-    def key(self) -> str:
-        """Of the CT together with its labels."""
-        if self.labels is None:
-            return self.ct
-        return hashlib.sha256(f"{self.ct} {self.labels}".encode()).hexdigest()
-
-    @property
-    def name(self) -> str:
-        return self.key[:NAME_LENGTH]
-
-    def image(self, view: int) -> str:
-        """What the image's files are called, without ending."""
-        return f"{self.name}-{view:05}"
 
 
 @dataclass(frozen=True)
@@ -163,28 +103,12 @@ class Piece:
     url: str
 
 
-def known(case: Case) -> Known:
-    """Raises: PathError where a file is not there, and what reading a DICOM header raises."""
-    if isinstance(case.path, Volume):
-        volume = case.path
-        labels = None if volume.labels is None else labels_hash(volume)
-        ct = volume_hash(volume)
-        return Known(case, ct, labels, case.patient or (volume.header or {}).get("PatientID") or ct)
-    with fetched(case.path) as path:
-        ct = hash_of(found(path))
-        patient = case.patient or _patient_in(path) or ct
-    if case.labels is None:
-        return Known(case, ct, None, patient)
-    with fetched(case.labels) as path:
-        return Known(case, ct, hash_of(found(path)), patient)
-
-
 def made(piece: Piece) -> list[str]:
     """Make and write the images of a piece. Returns the names of labels that none of them shows.
 
     An image's record is written last: with it the image counts as done.
     """
-    ready, landmarks = _ready(piece.case, piece.imaging), _landmarks(piece.case.case.landmarks)
+    ready, landmarks = _ready(piece.case, piece.imaging), landmarks_of(piece.case.case.landmarks)
     store, hidden = Store(piece.url), None
     for view in piece.views:
         taken = _taken(ready, piece, view)
@@ -222,7 +146,7 @@ def shown_in_views(
     case: Known, names: Sequence[str], views: int, seed: int, imaging: Imaging
 ) -> Bool[torch.Tensor, "view label"]:
     """Which labels the first `views` views show."""
-    volume = _volume(case.case, imaging.lungs)
+    volume = volume_of(case.case, imaging.lungs)
     return shown(volume, names, [camera_of(volume, case, view, seed, imaging) for view in range(views)])
 
 
@@ -248,43 +172,11 @@ def _ready(case: Known, imaging: Imaging) -> _Ready:
     key = (case.key, imaging)
     if _kept is None or _kept[0] != key:
         _kept = None  # two at a time may be too much for memory
-        volume = _volume(case.case, imaging.lungs)
+        volume = volume_of(case.case, imaging.lungs)
         check_labels(volume)
         outlines = outlines_of(volume, imaging.rules) if volume.label_ids else None
         _kept = key, _Ready(volume, scene_of(volume, imaging.xray()), outlines)
     return _kept[1]
-
-
-def _volume(case: Case, lungs: bool) -> Volume:
-    if isinstance(case.path, Volume):
-        return with_lungs(case.path) if lungs else case.path
-    with fetched(case.path) as path, fetched(case.labels or ".") as labels, fetched(case.names or ".") as names:
-        volume = read_volume(
-            path, labels=labels if case.labels else None, names=names if case.names else None, series=case.series
-        )
-    return with_lungs(volume) if lungs else volume
-
-
-def _landmarks(file: str | None) -> dict[str, torch.Tensor]:
-    """Raises: PathError for a file that holds none."""
-    if file is None:
-        return {}
-    with fetched(file) as path:
-        try:
-            with open(path, encoding="utf-8") as opened:
-                data = json.load(opened)
-            places = data.get("landmarks", data)
-            return {str(name): torch.tensor([float(n) for n in place]) for name, place in places.items()}
-        except (OSError, ValueError, TypeError, AttributeError) as problem:
-            raise PathError(f'{file} holds no landmarks, as {{"FH-l": [R, A, S]}} in mm: {problem}.') from None
-
-
-def _patient_in(path: str) -> str | None:
-    """The patient of a DICOM CT, of whom nothing but equality is used."""
-    if kind_of(path) not in ("folder", "zip", "dicom"):
-        return None
-    header = read_volume(path).header or {}
-    return header.get("PatientID") or None
 
 
 def _visible(landmarks: dict[str, torch.Tensor], camera: Camera) -> dict[str, list[float]]:

@@ -9,9 +9,10 @@ import labelled_cts
 import pytest
 
 from diffrender.errors import BackendError
+from diffrender.synth.cases import Case
 from diffrender.synth.cluster import reached
 from diffrender.synth.datasets import DatasetSettings, dataset
-from diffrender.synth.imaging import Case, Imaging
+from diffrender.synth.imaging import Imaging
 
 STORE = 80_000_000  # bytes of shared memory of a node, Ray's least
 

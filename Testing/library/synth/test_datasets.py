@@ -17,8 +17,9 @@ from PIL import Image
 
 import diffrender as dr
 from diffrender.errors import LabelError, Notice, OutputError, PathError, SettingError
+from diffrender.synth.cases import Case, known
 from diffrender.synth.datasets import DatasetSettings, dataset, split_of
-from diffrender.synth.imaging import Case, Imaging, camera_of, known
+from diffrender.synth.imaging import Imaging, camera_of
 from diffrender.synth.manifest import read_manifest
 from diffrender.synth.store import Store
 
@@ -130,7 +131,8 @@ def test_killed_and_started_again_it_ends_as_the_same_bytes(plain, cts, tmp_path
     script.write_text(
         "import sys, torch\n"
         "from diffrender.synth.datasets import DatasetSettings, dataset\n"
-        "from diffrender.synth.imaging import Case, Imaging\n"
+        "from diffrender.synth.cases import Case\n"
+        "from diffrender.synth.imaging import Imaging\n"
         "torch.set_num_threads(1)\n"
         f"cases = [Case(*paths) for paths in {[(c.path, c.labels, c.names) for c in cts]!r}]\n"
         "settings = DatasetSettings(views=3, seed=5, imaging=Imaging(view='frontal', image_size=(24, 32)))\n"

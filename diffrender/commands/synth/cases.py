@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from diffrender.errors import PathError, SettingError
 
 if TYPE_CHECKING:
-    from diffrender.synth.imaging import Case
+    from diffrender.synth.cases import Case
 
 COLUMNS = ("ct", "labels", "names", "series", "landmarks", "patient")
 WORDS = ("series", "patient")  # the others are paths
@@ -21,7 +21,7 @@ def cases_of(cts: Sequence[str], labels: Sequence[str], names: Sequence[str]) ->
     needed, and paths in it are relative to it.
     Raises: SettingError, PathError.
     """
-    from diffrender.synth.imaging import Case
+    from diffrender.synth.cases import Case
 
     if any(path.lower().endswith(".csv") for path in cts):
         if labels or names:
@@ -40,7 +40,7 @@ def cases_of(cts: Sequence[str], labels: Sequence[str], names: Sequence[str]) ->
 
 
 def _table(path: str) -> "list[Case]":
-    from diffrender.synth.imaging import Case
+    from diffrender.synth.cases import Case
     from diffrender.synth.store import is_remote
 
     try:

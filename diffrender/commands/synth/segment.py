@@ -154,6 +154,7 @@ def segment(
     pairs.check()
     check_device(device.value)
 
+    from diffrender.synth.segmenter import SegmenterSettings
     from diffrender.synth.segmenting import SEGMENT_PRESETS, train_segmenter
 
     changes: dict[str, Any] = {"steps": steps, "batch": batch, "rate": rate, "network": network and network.value}
@@ -163,6 +164,7 @@ def segment(
     check_folder(folder, inputs)
     rules = rules_of(pairs)
     learned = [rule.joined or rule.names for rule in rules]
+    SegmenterSettings(tuple(learned), settings.network, settings.image_size)  # refused before CTs are looked at
     if test is not None:
         reading(console, test)
     held_out = held_out_of(pairs, learned, test, test_masks)

@@ -28,7 +28,7 @@ from diffrender.jobs import Job, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffrender.synth.imaging import Case
+    from diffrender.synth.cases import Case
     from diffrender.synth.training import TrainedVRR
     from diffrender.synth.vrr_settings import VRRSettings
 
