@@ -67,14 +67,14 @@ class Panel:
 
     def _show_findings(self, result: dict[str, Any]) -> str:
         marks = {"ok": "", "slow": _("slow: "), "missing": _("missing: "), "broken": _("broken: ")}
-        for one in result["findings"]:
+        advised_first = sorted(result["findings"], key=lambda one: not one["advice"])
+        for one in advised_first:
             self.work.tell(f"{one['name']}: {marks[one['state']]}{one['found']}. {one['advice']}".strip())
-        self.work.ui.detailsButton.collapsed = False
-        advice = sum(bool(one["advice"]) for one in result["findings"])
+        self.work.show_details()
         if not result["works"]:
-            return _("The library cannot work on this computer yet; the details say what to do.")
-        if advice:
-            return _("Everything needed is here. {n} lines of the details say what could be better.").format(n=advice)
+            return _("The library cannot work on this computer yet; Details says what to do.")
+        if advised_first[0]["advice"]:
+            return _("Everything needed is here. Details begins with what could be better.")
         return _("Everything is here.")
 
     def _scene_closes(self, caller: Any, event: Any) -> None:

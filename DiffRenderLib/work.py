@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -66,6 +67,11 @@ class Work:
         """A line for the details."""
         self.ui.detailsText.appendPlainText(text)
         self.ui.detailsButton.visible = True
+
+    def show_details(self) -> None:
+        """Open the details at their beginning."""
+        self.ui.detailsButton.collapsed = False
+        self.ui.detailsText.moveCursor(qt.QTextCursor.Start)
 
     def close(self) -> None:
         """End what runs, now; within some 2 s."""

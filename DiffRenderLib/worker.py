@@ -23,7 +23,6 @@ from DiffRenderLib.processes import end_tree
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
 PATIENCE = 2000  # ms from the wish to end until it is killed
 LAST_LINES = 200  # of the log, kept
-TOLD_LINES = 12  # of these, in a message
 EXIT_CANCELLED = 130  # of the command line, when it was asked to stop
 
 
@@ -153,10 +152,11 @@ class Worker:
             return Outcome(CANCELLED, self._last.get("message", _("Stopped. What was saved before is kept.")), log=log)
         if self._last.get("type") == "error":
             return Outcome(FAILED, self._last["message"], log=log)
-        told = "\n".join(log[-TOLD_LINES:]) or _("(nothing)")
-        message = _("The computation ended unexpectedly ({how}). Slicer is not affected. Its last words:\n{told}")
         how = _("it crashed") if crashed else _("exit code {code}").format(code=code)
-        return Outcome(FAILED, message.format(how=how, told=told), log=log)
+        message = _(
+            "The computation ended unexpectedly ({how}). Slicer is not affected; what it said last is in Details."
+        )
+        return Outcome(FAILED, message.format(how=how), log=log)
 
     def _end(self, outcome: Outcome) -> None:
         self._killer.stop()

@@ -149,7 +149,7 @@ def test_a_reloaded_module_lets_go_of_the_scene_and_builds_anew(desktop):
 def test_the_command_names_the_file_of_the_ct_with_quotes_where_needed(desktop, tmp_path):
     from scenes import ct_node
 
-    volume = ct_node(tmp_path / "Bäume und Häuser", "a (CT).nrrd")
+    volume = ct_node(tmp_path / "Bäume und Häuser" / "a (CT).nrrd")
     panel = desktop.open("DeepDVR").panel
     file = tmp_path / "Bäume und Häuser" / "a (CT).nrrd"
     assert f'"{file}" --preset' in panel.ui.commandText.plainText

@@ -120,10 +120,9 @@ def test_a_crash_is_told_with_its_last_words(desktop, worker):
     (end,) = one.ends
     assert end.state == "failed"
     assert "ended unexpectedly" in end.message
-    assert "the last thing it said" in end.message
-    assert "line 499" in end.message
-    assert "line 400" not in end.message, "the last words, not all of them"
-    assert 150 < len(end.log) <= 200
+    assert any("the last thing it said" in line for line in end.log[-3:])
+    assert "line 499" in end.log
+    assert 150 < len(end.log) <= 200, "the last words, not all of them"
     assert not one.running
 
 
@@ -132,7 +131,7 @@ def test_an_end_without_a_result_is_a_failure(desktop, worker, name, words):
     one = worker(name)
     desktop.wait(lambda: one.ends)
     assert one.ends[0].state == "failed"
-    assert words in one.ends[0].message
+    assert any(words in line for line in one.ends[0].log)
 
 
 def test_an_error_of_the_library_is_told_in_its_own_words(desktop, worker):
