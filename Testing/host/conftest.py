@@ -1,11 +1,13 @@
 """The desktop, and where its pictures go. All of it skips where PySide6 or slicer-core is missing."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # desktop, scenes and parts, whatever pytest takes its settings from
 pytest.importorskip("slicer", reason="slicer-core is not installed")
 pytest.importorskip("PySide6.QtUiTools", reason="PySide6 is not installed")
 
