@@ -111,7 +111,7 @@ def test_the_same_command_goes_on_and_ends_at_once(trained, ct, films, tmp_path,
     assert typed(*words, "--seed", 8).code == 2  # the save is of another training
 
 
-def test_radiographs_are_segmented(trained, films, tmp_path, typed):
+def test_radiographs_are_segmented(trained, films, tmp_path, typed, open_stdin):
     ended = typed("synth", "segment", "--model", trained, films / "images", films / "others/film3.png", "-o", "out")
     assert ended.code == 0, ended.err
     out = tmp_path / "here" / "out"
@@ -132,7 +132,7 @@ def test_radiographs_are_segmented(trained, films, tmp_path, typed):
         assert [str(name) for name in content["names"]] == ["hip_left", "hip_right"]
 
 
-def test_a_trained_one_is_scored_on_others_by_a_table_of_ids(trained, films, tmp_path, typed):
+def test_a_trained_one_is_scored_on_others_by_a_table_of_ids(trained, films, tmp_path, typed, open_stdin):
     (tmp_path / "ids.csv").write_text("id,name\n2,hip_left\n1,hip_right\n5,sacrum\n")
     words = ("--test", films / "others", "--test-masks", films / "other_masks", "-o", "out", "--json")
     result = typed("synth", "segment", "--model", trained, *words).lines[-1]
@@ -259,7 +259,7 @@ def test_what_cannot_be_segmented_is_said(ct, films, data, trained, tmp_path, ty
     assert not (tmp_path / "here" / "segmenter").exists()
 
 
-def test_a_classifier_is_trained_and_judges(data, films, tmp_path, typed):
+def test_a_classifier_is_trained_and_judges(data, films, tmp_path, typed, open_stdin):
     words = ("synth", "classify", "--data", data, *TINY, "--steps", 2, "--seed", 5, "-o", tmp_path / "found")
     ended = typed(*words)
     assert ended.code == 0, ended.err
