@@ -14,7 +14,7 @@ from diffrender.errors import Notice
 from diffrender.io import read_volume
 from diffrender.physics.presentation import present
 from diffrender.physics.presets import physics_preset, presentation_preset
-from diffrender.synth.generator import VRRGenerator, drr_baseline, shown
+from diffrender.synth.generator import VRRGenerator, drr_baseline, save_generator, shown
 from diffrender.synth.reach import reached, volume_hash
 from diffrender.synth.realism import realism_distances
 from diffrender.synth.training import TrainedVRR, train
@@ -24,6 +24,7 @@ from diffrender.synth.xray_folder import read_xrays
 from diffrender.volume import Volume
 from diffrender.xray import RadiographSettings, radiograph, scene_of
 
+MADE = REPOSITORY / "build" / "benchmarks"
 XRAYS = DATA / "cxr-hannover-v7"
 STEPS = 200  # of the small preset's training
 VIEWS = 23  # of each CT, as many in all as there are radiographs
@@ -50,7 +51,9 @@ def realism() -> Result | None:
     learned = read_xrays(XRAYS / "images", settings.image_size, seen)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", Notice)
-        trained = train(cts, learned, settings, REPOSITORY / "build" / "benchmarks" / "vrr-0.ckpt").run()
+        trained = train(cts, learned, settings, MADE / "vrr-0.ckpt").run()
+    save_generator(MADE / "vrr-0.safetensors", trained.generator, trained.info)
+    (MADE / "vrr-0.ckpt").unlink()  # it was for a run that is cut short
     views = [(ct, cameras(ct, settings.image_size)) for ct in cts]
     reach = torch.stack([reached(ct, camera) for ct, several in views for camera in several])
     target = framed(real.pictures[:, 0], reach)
