@@ -16,13 +16,16 @@ OWN = {"qt", "ctk", "slicer", "vtk", "vtkmodules", "slicer_core", "numpy", "Diff
 # Time of import and of building the panel, and what was imported meanwhile that the stand-in had not.
 BUILD = """
 import json, sys, time
-sys.path.insert(0, {here!r})
+from pathlib import Path
+root = Path({here!r}).parents[1]
+sys.path[:] = [{here!r}, *(one for one in sys.path if Path(one).resolve() != root)]  # as Slicer's: not our folder
 import desktop, numpy
 import slicer.ScriptedLoadableModule, slicer.parameterNodeWrapper
 one = desktop.Desktop()
 before = set(sys.modules)
 wall, cpu = time.perf_counter(), time.process_time()
 one.open({name!r})
+assert str(root) in sys.path, "the module has not looked for the library"
 spent = [time.perf_counter() - wall, time.process_time() - cpu]
 print(json.dumps([spent, sorted(set(sys.modules) - before)]))
 one.close()
@@ -118,6 +121,17 @@ def test_a_closed_scene_leaves_a_panel_that_works_on(desktop, name):
     panel.ui.inputSelector.setCurrentNode(volume := a_volume("another"))
     assert panel.parameters.volume is volume
     assert "another" in panel.ui.statusLabel.text
+
+
+def test_while_a_scene_closes_the_panel_has_let_go_of_its_nodes(desktop):
+    a_volume()
+    panel = desktop.open("DeepDVR").panel
+    seen = []
+    scene = slicer.mrmlScene
+    tag = scene.AddObserver(scene.EndCloseEvent, lambda *event: seen.append(panel.parameters), 10.0)  # before the panel
+    desktop.close_scene()
+    scene.RemoveObserver(tag)
+    assert seen == [None]
 
 
 def test_a_scene_closed_while_another_module_is_shown_is_noticed_on_return(desktop):
