@@ -2,7 +2,8 @@
 """Set DiffRender up and run it. Nothing but Python 3.10 to 3.12 is needed beforehand.
 
   python run.py demo [--ct FILE]    every pipeline on a phantom, or on your CT: demo/index.html
-  python run.py test [...]          the tests; further arguments go to pytest
+  python run.py test [...]          the tests; further arguments go to pytest. Those of the bridge to
+                                    3D Slicer run in .venv-slicer, which this makes where it can
   python run.py bench [...]         the benchmarks
   python run.py COMMAND [...]       a command of the library: radiograph, info, doctor, samples, ...
 
@@ -28,6 +29,10 @@ import sys
 ROOT = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENT = os.path.join(ROOT, ".venv")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
+SLICER = os.path.join(ROOT, ".venv-slicer")
+SLICER_CORE = ("slicer-core==5.13.31053.0", "vtk==9.6.2")  # 3D Slicer's classes without Slicer, and the VTK they want
+BRIDGE = os.path.join("Testing", "mrml")
+NOTHING_COLLECTED = 5  # pytest's exit status where no test fits the arguments
 EXTRAS = ("fast", "learn", "search", "cluster", "test")
 SUITABLE = ((3, 11), (3, 12), (3, 10))  # in the order of preference: constraints.txt was tried on the first
 OLDEST_TORCH = (2, 2)
@@ -67,10 +72,9 @@ def start(arguments):
     python = ensure_environment(ENVIRONMENT, project_requirements(*EXTRAS), CONSTRAINTS, wheelhouse)
     if words[0] in ("test", "bench"):
         os.chdir(ROOT)
-    programs = {
-        "test": ["-m", "pytest"],
-        "bench": [os.path.join("Testing", "benchmarks", "run.py")],
-    }
+    if words[0] == "test":
+        return run_tests(python, words[1:], wheelhouse)
+    programs = {"bench": [os.path.join("Testing", "benchmarks", "run.py")]}
     return become([python] + programs.get(words[0], ["-m", "diffrender", words[0]]) + words[1:])
 
 
@@ -105,6 +109,60 @@ def become(command):
             return child.wait()
         except KeyboardInterrupt:
             pass  # the child has got it too, and is saving
+
+
+# The tests
+
+
+def run_tests(python, words, wheelhouse):
+    """pytest on the library, and on the bridge to Slicer in an environment that has Slicer's classes."""
+    places = [word for word in words if os.path.exists(word.partition("::")[0])]
+    bridge = [word for word in places if os.path.abspath(word).startswith(os.path.join(ROOT, BRIDGE))]
+    options = [word for word in words if word not in places]
+    library = [word for word in places if word not in bridge]
+    statuses = []
+    if bridge or not places:
+        slicer = ensure_slicer(python, wheelhouse)
+        if slicer:
+            statuses.append(wait_for([slicer, "-m", "pytest"] + options + (bridge or [BRIDGE])))
+    if library or not bridge:
+        statuses.append(wait_for([python, "-m", "pytest"] + options + library))
+    ran = [status for status in statuses if status != NOTHING_COLLECTED] or statuses
+    return ([status for status in ran if status] + [0])[0]
+
+
+def ensure_slicer(python, wheelhouse):
+    """The python of an environment with all that `python` has, and slicer-core; None, said, where it cannot be."""
+    mine, asked = python_in(SLICER), " ".join(SLICER_CORE + (version_of(python),))
+    if version_of(mine) and read(stamp_in(SLICER)) == asked:
+        return mine
+    say("making {0} with {1}, some 200 MB, for the tests of the bridge to Slicer.".format(SLICER, SLICER_CORE[0]))
+    status, _, errors = run_quietly([python, "-m", "venv", "--clear", SLICER])
+    if not status:
+        wanted = ["install", "--quiet", "--no-user", "--no-deps", "--only-binary=:all:"] + list(SLICER_CORE)
+        offline = ["--no-index", "--find-links", wheelhouse] if wheelhouse else []
+        status, _, errors = run_pip(mine, wanted + offline)
+    if status:
+        reason = sentence_for(errors, SLICER) or last_line(errors)
+        say("the tests in {0} are skipped, since they need {1}: {2}".format(BRIDGE, SLICER_CORE[0], reason))
+        return None
+    link_to_project(SLICER)
+    theirs = ascii(os.path.relpath(packages_in(ENVIRONMENT), SLICER))  # behind its own packages: its VTK comes first
+    line = "import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(theirs)
+    write(os.path.join(packages_in(SLICER), "diffrender-library.pth"), line)
+    write(stamp_in(SLICER), "" + asked)
+    return mine
+
+
+def wait_for(command):
+    """The exit status of `command`, which gets Ctrl-C too, and tidies up."""
+    sys.stdout.flush()
+    child = subprocess.Popen(command, env=dict(os.environ, PYTHONUTF8="1"))
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
 
 
 # Which Python
@@ -156,7 +214,7 @@ def ensure_environment(folder, requirements, constraints=None, wheelhouse=None):
     milliseconds: a stamp in the folder, written last, holds what was asked for and what was installed.
     """
     folder = os.path.abspath(folder)
-    pinned = read(constraints) if constraints else u""
+    pinned = read(constraints) if constraints else ""
     python = python_in(folder)
     version = version_of(python)
     if version and read(stamp_in(folder)) == fingerprint(folder, version, requirements, pinned):
@@ -194,7 +252,7 @@ def list_folder(folder):
 
 def read(path):
     if not os.path.isfile(path):
-        return u""
+        return ""
     with io.open(path, encoding="utf-8") as file:
         return file.read()
 
@@ -208,7 +266,7 @@ def fingerprint(folder, version, requirements, pinned):
     """What was asked for and what is installed, as one number: either may change between two starts."""
     installed = [name for name in list_folder(packages_in(folder)) if name.endswith(".dist-info")]
     everything = json.dumps([version, list(requirements), pinned, installed])
-    return u"" + hashlib.sha256(everything.encode("utf-8")).hexdigest()
+    return "" + hashlib.sha256(everything.encode("utf-8")).hexdigest()
 
 
 def project_requirements(*extras):
@@ -363,7 +421,7 @@ def hold_torch(pinned, installed, offered):
         for line in pinned.splitlines()
         if names.get(line) not in held and not (foreign and TIED_TO_TORCH.match(names.get(line, "")))
     ]
-    return u"\n".join(lines + ["{0}=={1}".format(name, held[name]) for name in sorted(held)]) + u"\n"
+    return "\n".join(lines + ["{0}=={1}".format(name, held[name]) for name in sorted(held)]) + "\n"
 
 
 def say_size(folder, arguments, missing):
@@ -519,7 +577,7 @@ def link_to_project(folder):
     """Let the environment import what lies in ROOT. In ASCII and relative: Python reads .pth files in the console's
     encoding, and a checkout may be moved."""
     way = ascii(os.path.relpath(ROOT, folder))
-    line = u"import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(way)
+    line = "import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(way)
     write(os.path.join(packages_in(folder), "diffrender.pth"), line)
 
 

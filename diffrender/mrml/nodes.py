@@ -18,7 +18,7 @@ def new_node(scene: Scene, kind: str, name: str) -> Node:
             f"This scene knows no {kind}: the module of Slicer that brings it is not loaded. Start Slicer without "
             "switching modules off (Edit, Application Settings, Modules)."
         )
-    return scene.AddNewNodeByClass(kind, scene.GenerateUniqueName(name))
+    return scene.AddNewNodeByClass(kind, _unused(scene, name))
 
 
 def called(node: Node) -> str:
@@ -37,7 +37,19 @@ def of_kind(node: Node, *kinds: str, what: str) -> Node:
 
 def output_name(scene: Scene, source: Node, what: str) -> str:
     """What an output is called: the name of the node it was made of, and what it is, "CT radiograph"; not used yet."""
-    return scene.GenerateUniqueName(f"{source.GetName()} {what}".strip())
+    return _unused(scene, f"{source.GetName()} {what}")
+
+
+def _unused(scene: Scene, name: str) -> str:
+    """The name itself, or with the first number behind it that no node of the scene has.
+
+    Not `GenerateUniqueName`: it counts on each time it is asked, used or not.
+    """
+    found, number = name, 1
+    while scene.GetFirstNodeByName(found) is not None:
+        number += 1
+        found = f"{name} {number}"
+    return found
 
 
 def folder(scene: Scene, name: str, within: int | None = None) -> int:
@@ -66,4 +78,4 @@ def browser_of(scene: Scene, node: Node) -> Node | None:
         scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode")
         for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode"))
     ]
-    return next((browser for browser in browsers if browser.IsProxyNode(node)), None)
+    return next((browser for browser in browsers if browser.IsProxyNode(node.GetID())), None)

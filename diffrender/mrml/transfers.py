@@ -10,7 +10,7 @@ from diffrender.errors import SettingError
 from diffrender.mrml.nodes import Node, Scene, called, new_node, of_kind
 
 KIND = "vtkMRMLVolumePropertyNode"
-BETWEEN = 16  # points that stand for a bent stretch between two, where midpoint or sharpness bend it
+BETWEEN = 64  # points that stand for a bent stretch between two, where midpoint or sharpness bend it
 
 
 def transfer_of(node: Node) -> TransferFunction:

@@ -18,6 +18,7 @@ from diffrender.mrml.nodes import Node, Scene, called, new_node, of_kind
 from diffrender.mrml.transforms import array_of, vtk_matrix, world_from_node
 from diffrender.volume import Volume, check_affine, tensor_of
 
+ROUNDED_AT = 0.7655
 HOUNSFIELD = ("[hnsf'U]", "UCUM", "Hounsfield unit")
 SCALAR = "vtkMRMLScalarVolumeNode"
 
@@ -125,11 +126,18 @@ def labelmap_to_node(scene: Scene, volume: Volume, name: str, node: Node = None)
 def fingerprint(node: Node) -> str:
     """SHA256 of a volume node's voxels, their type and its lattice, as text: does a saved result belong to this CT?
 
-    The lattice counts to a ten-thousandth of a millimetre, since files keep no more; the name does not.
+    The lattice counts to a ten-thousandth of a millimetre, since files keep no more; the name does not. Slicer turns
+    left-handed volumes round along k when it opens them: they count as they are then.
     """
     values = view_of(of_kind(node, "vtkMRMLVolumeNode", what="a volume").GetImageData(), called(node))
+    lattice = ijk_to_ras(node)
+    if np.linalg.det(lattice) < 0:
+        values = values[::-1]
+        lattice[:3, 3] += lattice[:3, 2] * (len(values) - 1)
+        lattice[:3, 2] *= -1
     found = hashlib.sha256(f"{values.dtype.name} {values.shape}".encode())
-    found.update((np.rint(ijk_to_ras(node) * 1e4) + 0.0).tobytes())  # + 0.0: no minus zero
+    # Rounded off the halves and quarters, on which spacings such as 0.78125 mm lie
+    found.update(np.floor(lattice * 1e4 + ROUNDED_AT).astype(np.int64).tobytes())
     found.update(np.ascontiguousarray(values).data)
     return found.hexdigest()
 
