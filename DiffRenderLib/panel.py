@@ -56,8 +56,7 @@ class Panel:
         self._observers.removeObservers()
 
     def changed(self, *ignored) -> None:
-        if hasattr(self, "work"):
-            self.ui.doctorButton.enabled = not self.work.running
+        self.ui.doctorButton.enabled = not self.work.running
         if self.parameters is not None:
             self._on_change(self)
 

@@ -8,7 +8,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from DiffRenderLib.worker import CANCELLED, DONE, FAILED, Outcome, Worker
+from DiffRenderLib.worker import DONE, FAILED, Outcome, Worker
 
 UI = Path(__file__).parent / "Resources" / "UI" / "DiffRenderLibWork.ui"
 
@@ -45,17 +45,17 @@ class Work:
         """
 
         def end(outcome: Outcome) -> None:
-            told = {DONE: on_done, CANCELLED: lambda _: outcome.message, FAILED: lambda _: outcome.message}
-            try:
-                sentence = told[outcome.state](outcome.result)
-            finally:  # else a fault in the panel leaves it saying that it works
-                self._show("", running=False)
-            self._show(sentence, running=False, failed=outcome.state == FAILED)
+            self._show("", running=False)  # first: a fault in `on_done` must not leave a panel that seems to work
+            self._on_change()
+            self._show(on_done(outcome.result) if outcome.state == DONE else outcome.message, running=False)
+            if outcome.state == FAILED:
+                self.ui.detailsButton.collapsed = False
 
         self.ui.detailsText.plainText = ""
         self._title = title
         self._worker = Worker(words, end, self._take, self.tell)
         self._show(title, running=True)
+        self._on_change()
 
     def cancel(self, *ignored) -> None:
         if self._worker is not None and self._worker.running:
@@ -96,13 +96,9 @@ class Work:
             return _(": about {n} s left").format(n=max(1, round(seconds)))
         return _(": about {n} min left").format(n=round(seconds / 60))
 
-    def _show(self, text: str, running: bool, failed: bool = False) -> None:
+    def _show(self, text: str, running: bool) -> None:
         self.ui.workLabel.text = text
         self.ui.workLabel.visible = bool(text)
         self.ui.progressBar.visible = self.ui.cancelButton.visible = running
         self.ui.cancelButton.enabled = running
-        if running:
-            self.ui.progressBar.maximum = 0
-        if failed:
-            self.ui.detailsButton.collapsed = False
-        self._on_change()
+        self.ui.progressBar.maximum = 0  # busy, until a share is known

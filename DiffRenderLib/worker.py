@@ -60,7 +60,6 @@ class Worker:
         self._started = self._ended = False
         self._lines, self._errors = _Lines(), _Lines()
         self._killer = qt.QTimer()
-        self._killer.singleShot = True
         self._killer.interval = PATIENCE
         self._killer.timeout.connect(self._kill)
         self._process = qt.QProcess()
@@ -104,6 +103,7 @@ class Worker:
         self._started = True
 
     def _kill(self, *ignored) -> None:
+        self._killer.stop()
         if self._process.state() != qt.QProcess.NotRunning:
             end_tree(self.pid)
 

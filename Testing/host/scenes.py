@@ -20,7 +20,8 @@ from pathlib import Path
 
 import labelled_cts
 
-print(*labelled_cts.write(Path(sys.argv[1])), sep="\n")
+for path in labelled_cts.write(Path(sys.argv[1])):
+    print(path)
 """
 
 

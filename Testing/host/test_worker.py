@@ -320,6 +320,15 @@ def test_a_scene_closed_and_a_module_left_or_reloaded_during_work(desktop, worke
     assert not running.running
 
 
+def test_a_fault_of_the_panel_at_the_end_leaves_no_panel_that_seems_to_work(desktop, worker, capfd):
+    panel = desktop.open("DeepDVR").panel
+    panel.work.start(["flood"], "Working", lambda result: 1 / 0)
+    desktop.wait(lambda: not panel.work.running)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert not panel.work.ui.cancelButton.visible
+    assert panel.ui.doctorButton.enabled
+
+
 def test_a_failure_opens_the_details(desktop, worker, pictures):
     panel = desktop.open("XrayRegistration").panel
     panel.work.start(["crash"], "Working", lambda result: "done")
