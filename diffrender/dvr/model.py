@@ -39,14 +39,7 @@ def load_model(path: str | Path) -> tuple[Renderer, dict[str, Any]]:
     Runs no code from the file.
     Raises: PathError for a file that is missing, damaged, a pickle, of another format, or of other tensors.
     """
-    record, tensors = opened(path, KEY)
-    if record is None:
-        raise PathError(f"{path} holds tensors and does not say of which renderer: it is no model of ours.")
-    if record.get("format") != FORMAT:
-        raise PathError(
-            f"{path} is a model of format {record.get('format')!r}, and DiffRender {__version__} reads {FORMAT}. "
-            "Open it with the version that wrote it, or train again."
-        )
+    record, tensors = opened(path, KEY, FORMAT, "renderer (`diffrender dvr train`)")
     try:
         made = renderer_of(str(record["name"]), settings_from(record["settings"]))
     except (InputError, KeyError, TypeError, ValueError) as problem:

@@ -132,14 +132,7 @@ def load_segmenter(path: str | Path) -> Segmenter:
 
     Raises: PathError for a file that is missing, damaged, of another format, or none of these.
     """
-    record, tensors = opened(path, KEY)
-    if record is None:
-        raise PathError(f"{path} holds nothing that `diffrender dvr segment` has learned. Give what its --save wrote.")
-    if record.get("format") != FORMAT:
-        raise PathError(
-            f"{path} is of format {record.get('format')!r}, and DiffRender {__version__} reads {FORMAT}. Open it with "
-            "the version that wrote it, or learn from the paint again."
-        )
+    record, tensors = opened(path, KEY, FORMAT, "segmenter of CTs (`diffrender dvr segment --save`)")
     try:
         names = {int(number): str(name) for number, name in record["names"].items()}
         renderer = renderer_of(str(record["renderer"]), settings_from(record["settings"]))

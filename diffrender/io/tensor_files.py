@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diffrender import __version__
 from diffrender.errors import PathError, SettingError
 
 ENDING = ".safetensors"
@@ -49,10 +50,13 @@ def packed(path: str | Path, tensors: Mapping[str, Tensor], key: str, record: Ma
     return save(copies, {key: json.dumps(record, ensure_ascii=False)})
 
 
-def opened(path: str | Path, key: str) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """The record under `key` of a file that `packed` made, None where there is none, and its tensors.
+def opened(path: str | Path, key: str, edition: int, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The record under `key` of a file that `packed` made, and its tensors.
 
-    Raises: PathError for a file that is missing, damaged or a pickle.
+    Args:
+        edition: the record's "format" that is read.
+        what: is looked for, and what writes it: "renderer (`diffrender dvr train`)".
+    Raises: PathError for a file that is missing, damaged, a pickle, of something else, or of another format.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -74,7 +78,14 @@ def opened(path: str | Path, key: str) -> tuple[dict[str, Any] | None, dict[str,
         raise PathError(
             f"{path} is no {ENDING} file, or not all of one ({problem}). It has {len(content)} bytes; copy it again."
         ) from None
-    return record if isinstance(record, dict) else None, tensors
+    if not isinstance(record, dict):
+        raise PathError(f"{path} holds tensors and does not say that they are a {what}. Give the file of one.")
+    if record.get("format") != edition:
+        raise PathError(
+            f"{path} is a {what} of format {record.get('format')!r}, and DiffRender {__version__} reads {edition}. "
+            "Open it with the version that wrote it, or train again."
+        )
+    return record, tensors
 
 
 def _more(count: int) -> str:

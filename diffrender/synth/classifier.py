@@ -100,12 +100,7 @@ def load_classifier(path: str | Path) -> Classifier:
 
     Raises: PathError for a file that is missing, damaged, a pickle, of another format or of something else.
     """
-    record, tensors = opened(path, KEY)
-    if record is None or record.get("format") != FORMAT:
-        raise PathError(
-            f"{path} holds no classifier of radiographs that DiffRender {__version__} reads. Give what "
-            "`save_classifier` or `diffrender synth classify` wrote."
-        )
+    record, tensors = opened(path, KEY, FORMAT, "classifier of radiographs (`diffrender synth classify`)")
     try:
         said = record["settings"]
         settings = ClassifierSettings(tuple(said["names"]), str(said["network"]), tuple(said["image_size"]))

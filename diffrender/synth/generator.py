@@ -162,14 +162,7 @@ def load_generator(path: str | Path) -> tuple[VRRGenerator, dict[str, Any]]:
 
     Raises: PathError for a file that is missing, damaged, a pickle, of another format, or of other tensors.
     """
-    record, tensors = opened(path, KEY)
-    if record is None:
-        raise PathError(f"{path} is no generator of radiographs: it does not say that it is one.")
-    if record.get("format") != FORMAT:
-        raise PathError(
-            f"{path} is a generator of format {record.get('format')!r}, and DiffRender {__version__} reads {FORMAT}. "
-            "Open it with the version that wrote it, or train again."
-        )
+    record, tensors = opened(path, KEY, FORMAT, "generator of radiographs (`diffrender synth train`)")
     try:
         settings = dict(record["settings"])
         made = VRRGenerator(GeneratorSettings(**{**settings, "channels": tuple(settings["channels"])}))

@@ -155,12 +155,7 @@ def load_segmenter(path: str | Path) -> Segmenter:
 
     Raises: PathError for a file that is missing, damaged, a pickle, of another format or of something else.
     """
-    record, tensors = opened(path, KEY)
-    if record is None or record.get("format") != FORMAT:
-        raise PathError(
-            f"{path} holds no segmenter of radiographs that DiffRender {__version__} reads. Give what "
-            "`save_segmenter` or `diffrender synth segment` wrote."
-        )
+    record, tensors = opened(path, KEY, FORMAT, "segmenter of radiographs (`diffrender synth segment`)")
     try:
         said = record["settings"]
         settings = SegmenterSettings(

@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
     refused("or not all of one")
     good.write_bytes(content)
     rewritten(good, record={**record, "format": 2})
-    refused("is a model of format 2, and DiffRender .* reads 1")
+    refused("is a renderer .* of format 2, and DiffRender .* reads 1")
     rewritten(good, record={**record, "name": "vnet9"})
     refused("cannot|can make: 'vnet9' is no renderer")
     rewritten(good, record={**record, "settings": {**record["settings"], "colour": 3}})
@@ -116,7 +116,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
     rewritten(good, record=record, tensors={**tensors, "evil": torch.zeros(1), "more": torch.zeros(1)})
     refused("also holds 'evil' and 1 more")
     save_file(tensors, good)
-    refused("does not say of which renderer")
+    refused("does not say that they are a renderer")
     good.unlink()
     refused("cannot be read: No such file")
 

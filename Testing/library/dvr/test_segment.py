@@ -108,9 +108,9 @@ def test_a_file_of_what_was_learned_says_what_is_wrong_with_it(taught, volume, t
         load_segmenter(tmp_path / "short.safetensors")
     model = save_model(tmp_path / "m.safetensors", taught[1].renderer)
     assert not holds_segmenter(model)
-    with pytest.raises(PathError, match="holds nothing that `diffrender dvr segment` has learned"):
+    with pytest.raises(PathError, match="does not say that they are a segmenter of CTs"):
         load_segmenter(model)
-    with pytest.raises(PathError, match="no model of ours"):
+    with pytest.raises(PathError, match="does not say that they are a renderer"):
         load_model(file)
     (tmp_path / "later.safetensors").write_bytes(file.read_bytes().replace(rb"{\"format\": 1", rb"{\"format\": 9"))
     with pytest.raises(PathError, match="of format 9"):
