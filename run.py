@@ -30,8 +30,11 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENT = os.path.join(ROOT, ".venv")
 CONSTRAINTS = os.path.join(ROOT, "constraints.txt")
 SLICER = os.path.join(ROOT, ".venv-slicer")
-SLICER_CORE = ("slicer-core==5.13.31053.0", "vtk==9.6.2")  # 3D Slicer's classes without Slicer, and the VTK they want
-BRIDGE = os.path.join("Testing", "mrml")
+# 3D Slicer's classes without Slicer, the VTK they want, and Qt for the stand-in of its desktop
+SLICER_CORE = ("slicer-core==5.13.31053.0", "vtk==9.6.2", "PySide6-Essentials==6.12.0", "shiboken6==6.12.0")
+SLICER_TESTS = (os.path.join("Testing", "mrml"), os.path.join("Testing", "host"))
+RENDERING = {"EGL": "libegl1", "GL": "libgl1"}  # what ctypes looks for: Debian's package of it
+WINDOWS = {"xkbcommon": "libxkbcommon0", "fontconfig": "libfontconfig1", "dbus-1": "libdbus-1-3"}
 NOTHING_COLLECTED = 5  # pytest's exit status where no test fits the arguments
 EXTRAS = ("fast", "learn", "search", "cluster", "test")
 SUITABLE = ((3, 11), (3, 12), (3, 10))  # in the order of preference: constraints.txt was tried on the first
@@ -115,20 +118,24 @@ def become(command):
 
 
 def run_tests(python, words, wheelhouse):
-    """pytest on the library, and on the bridge to Slicer in an environment that has Slicer's classes."""
+    """pytest on the library, and on what needs Slicer's classes in an environment that has them."""
     places = [word for word in words if os.path.exists(word.partition("::")[0])]
-    bridge = [word for word in places if os.path.abspath(word).startswith(os.path.join(ROOT, BRIDGE))]
     options = [word for word in words if word not in places]
-    library = [word for word in places if word not in bridge]
+    asked = {folder: [word for word in places if lies_in(word, folder)] for folder in SLICER_TESTS}
+    library = [word for word in places if not any(lies_in(word, folder) for folder in SLICER_TESTS)]
     statuses = []
-    if bridge or not places:
-        slicer = ensure_slicer(python, wheelhouse)
-        if slicer:
-            statuses.append(wait_for([slicer, "-m", "pytest"] + options + (bridge or [BRIDGE])))
-    if library or not bridge:
+    slicer = ensure_slicer(python, wheelhouse) if len(library) < len(places) or not places else None
+    for folder in SLICER_TESTS if slicer else ():  # one after the other: each puts its own things into slicer
+        if asked[folder] or not places:
+            statuses.append(wait_for([slicer, "-m", "pytest"] + options + (asked[folder] or [folder])))
+    if library or not places:
         statuses.append(wait_for([python, "-m", "pytest"] + options + library))
     ran = [status for status in statuses if status != NOTHING_COLLECTED] or statuses
     return ([status for status in ran if status] + [0])[0]
+
+
+def lies_in(word, folder):
+    return os.path.abspath(word).startswith(os.path.join(ROOT, folder))
 
 
 def ensure_slicer(python, wheelhouse):
@@ -136,7 +143,8 @@ def ensure_slicer(python, wheelhouse):
     mine, asked = python_in(SLICER), " ".join(SLICER_CORE + (version_of(python),))
     if version_of(mine) and read(stamp_in(SLICER)) == asked:
         return mine
-    say("making {0} with {1}, some 200 MB, for the tests of the bridge to Slicer.".format(SLICER, SLICER_CORE[0]))
+    say("making {0} with {1}, some 300 MB, for the tests of what belongs to Slicer.".format(SLICER, SLICER_CORE[0]))
+    ensure_system_libraries(WINDOWS)
     status, _, errors = run_quietly([python, "-m", "venv", "--clear", SLICER])
     if not status:
         wanted = ["install", "--quiet", "--no-user", "--no-deps", "--only-binary=:all:"] + list(SLICER_CORE)
@@ -144,13 +152,14 @@ def ensure_slicer(python, wheelhouse):
         status, _, errors = run_pip(mine, wanted + offline)
     if status:
         reason = sentence_for(errors, SLICER) or last_line(errors)
-        say("the tests in {0} are skipped, since they need {1}: {2}".format(BRIDGE, SLICER_CORE[0], reason))
+        skipped = " and ".join(SLICER_TESTS)
+        say("the tests in {0} are skipped, since they need {1}: {2}".format(skipped, SLICER_CORE[0], reason))
         return None
     link_to_project(SLICER)
     theirs = ascii(os.path.relpath(packages_in(ENVIRONMENT), SLICER))  # behind its own packages: its VTK comes first
-    line = "import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(theirs)
+    line = u"import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(theirs)
     write(os.path.join(packages_in(SLICER), "diffrender-library.pth"), line)
-    write(stamp_in(SLICER), "" + asked)
+    write(stamp_in(SLICER), u"" + asked)
     return mine
 
 
@@ -214,12 +223,12 @@ def ensure_environment(folder, requirements, constraints=None, wheelhouse=None):
     milliseconds: a stamp in the folder, written last, holds what was asked for and what was installed.
     """
     folder = os.path.abspath(folder)
-    pinned = read(constraints) if constraints else ""
+    pinned = read(constraints) if constraints else u""
     python = python_in(folder)
     version = version_of(python)
     if version and read(stamp_in(folder)) == fingerprint(folder, version, requirements, pinned):
         return python
-    ensure_system_libraries()
+    ensure_system_libraries(RENDERING)
     if not version:
         make_environment(folder)
         version = version_of(python)
@@ -252,7 +261,7 @@ def list_folder(folder):
 
 def read(path):
     if not os.path.isfile(path):
-        return ""
+        return u""
     with io.open(path, encoding="utf-8") as file:
         return file.read()
 
@@ -266,7 +275,7 @@ def fingerprint(folder, version, requirements, pinned):
     """What was asked for and what is installed, as one number: either may change between two starts."""
     installed = [name for name in list_folder(packages_in(folder)) if name.endswith(".dist-info")]
     everything = json.dumps([version, list(requirements), pinned, installed])
-    return "" + hashlib.sha256(everything.encode("utf-8")).hexdigest()
+    return u"" + hashlib.sha256(everything.encode("utf-8")).hexdigest()
 
 
 def project_requirements(*extras):
@@ -337,16 +346,15 @@ def ensure_venv_module():
         )
 
 
-def ensure_system_libraries():
-    """Rendering without a screen needs libEGL and libGL. Where they cannot be installed, say how, and go on."""
+def ensure_system_libraries(libraries):
+    """Drawing without a screen needs libraries of the system. Where they cannot be installed, say how, and go on."""
     if not sys.platform.startswith("linux"):
         return
-    libraries = {"EGL": "libegl1", "GL": "libgl1"}
     missing = [libraries[name] for name in sorted(libraries) if not ctypes.util.find_library(name)]
     if missing and not apt_install(missing):
         say(
-            "rendering needs {0}; to have it, type 'sudo apt-get install {0}' (on Debian and Ubuntu; elsewhere the "
-            "packages with libEGL and libGL). Going on without.".format(" ".join(missing))
+            "drawing needs {0}; to have it, type 'sudo apt-get install {0}' (on Debian and Ubuntu; elsewhere the "
+            "packages with lib{1}). Going on without.".format(" ".join(missing), ", lib".join(sorted(libraries)))
         )
 
 
@@ -421,7 +429,7 @@ def hold_torch(pinned, installed, offered):
         for line in pinned.splitlines()
         if names.get(line) not in held and not (foreign and TIED_TO_TORCH.match(names.get(line, "")))
     ]
-    return "\n".join(lines + ["{0}=={1}".format(name, held[name]) for name in sorted(held)]) + "\n"
+    return u"\n".join(lines + ["{0}=={1}".format(name, held[name]) for name in sorted(held)]) + u"\n"
 
 
 def say_size(folder, arguments, missing):
@@ -577,7 +585,7 @@ def link_to_project(folder):
     """Let the environment import what lies in ROOT. In ASCII and relative: Python reads .pth files in the console's
     encoding, and a checkout may be moved."""
     way = ascii(os.path.relpath(ROOT, folder))
-    line = "import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(way)
+    line = u"import os, sys; sys.path.append(os.path.normpath(os.path.join(sys.prefix, {0})))\n".format(way)
     write(os.path.join(packages_in(folder), "diffrender.pth"), line)
 
 
