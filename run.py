@@ -34,7 +34,12 @@ SLICER = os.path.join(ROOT, ".venv-slicer")
 SLICER_CORE = ("slicer-core==5.13.31053.0", "vtk==9.6.2", "PySide6-Essentials==6.12.0", "shiboken6==6.12.0")
 SLICER_TESTS = (os.path.join("Testing", "mrml"), os.path.join("Testing", "host"))
 RENDERING = {"EGL": "libegl1", "GL": "libgl1"}  # what ctypes looks for: Debian's package of it
-WINDOWS = {"xkbcommon": "libxkbcommon0", "fontconfig": "libfontconfig1", "dbus-1": "libdbus-1-3"}
+WINDOWS = {
+    "xkbcommon": "libxkbcommon0",
+    "fontconfig": "libfontconfig1",
+    "dbus-1": "libdbus-1-3",
+    "glib-2.0": "libglib2.0-0",
+}
 NOTHING_COLLECTED = 5  # pytest's exit status where no test fits the arguments
 EXTRAS = ("fast", "learn", "search", "cluster", "test")
 SUITABLE = ((3, 11), (3, 12), (3, 10))  # in the order of preference: constraints.txt was tried on the first
