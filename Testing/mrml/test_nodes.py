@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +106,15 @@ def test_provenance_says_what_made_a_node(slicer_, tmp_path):
     assert "PatientName" not in json.dumps(found)
 
 
+def test_the_bridge_costs_nothing_until_it_is_used():
+    """Panels keep settings, tables and folders before anything is installed."""
+    modules = "attributes, nodes, tables"
+    question = f"import sys; from diffrender.mrml import {modules}; print({{'torch', 'numpy'}} & set(sys.modules))"
+    asked = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == "set()"
+    assert all(callable(getattr(mrml, name)) for name in mrml.__all__)
+
+
 def test_a_scene_saved_and_opened_again_works_on(make_slicer, tmp_path):
     before, folder = make_slicer(), tmp_path / "Szene mit Ümlaut"
     folder.mkdir()
@@ -133,7 +144,9 @@ def test_a_scene_saved_and_opened_again_works_on(make_slicer, tmp_path):
     assert torch.equal(again.values.flip(0), labelled.values)
     turned = np.diag([1.0, 1.0, -1.0, 1.0])
     turned[2, 3] = len(ids()) - 1
-    np.testing.assert_allclose(again.world_from_voxel.numpy() @ turned, under.world_from_voxel, atol=1e-5)  # [mm], promised
+    np.testing.assert_allclose(
+        again.world_from_voxel.numpy() @ turned, under.world_from_voxel, atol=1e-5
+    )  # [mm], promised
     assert mrml.fingerprint(found["CT ü"]) == mrml.fingerprint(ct)
     np.testing.assert_array_equal(mrml.segments_of(found["seg"], found["CT ü"]).labels.numpy()[::-1], ids())
     assert mrml.segments_of(found["seg"], found["CT ü"]).names == {1: "a", 2: "b ü", 7: "c"}

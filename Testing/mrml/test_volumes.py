@@ -159,6 +159,9 @@ def test_label_map_there_and_back(scene):
     found = mrml.volume_of(reference, labels=node)
     np.testing.assert_array_equal(found.labels.numpy(), ids())
     assert {label: found.label_name(label) for label in found.label_ids} == dict(made.names)
+    tables = scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")
+    mrml.labelmap_to_node(scene, made, "", node)
+    assert scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode") == tables
     colours = mrml.segments_of(node, reference).colours
     assert len(set(colours.values())) == 3
     with pytest.raises(LabelError, match="labels that overlap become a segmentation"):

@@ -112,7 +112,9 @@ def labelmap_to_node(scene: Scene, volume: Volume, name: str, node: Node = None)
     # one type, since VTK's own filters for label maps know this one
     kind = "vtkMRMLLabelMapVolumeNode"
     node = _with_image(scene, kind, ids.astype(np.int16), volume.world_from_voxel, name, node)
-    colours = new_node(scene, "vtkMRMLColorTableNode", f"{node.GetName()} colours")
+    title, shown = f"{node.GetName()} colours", node.GetDisplayNode().GetColorNode()
+    ours = shown is not None and shown.GetName().startswith(title)
+    colours = shown if ours else new_node(scene, "vtkMRMLColorTableNode", title)
     colours.SetTypeToUser()
     colours.SetNumberOfColors(max(volume.label_ids, default=0) + 1)
     colours.SetColor(0, "background", 0.0, 0.0, 0.0, 0.0)
