@@ -35,7 +35,8 @@ class Panel:
         self.ui.doctorButton.clicked.connect(self.doctor)
         scene = slicer.mrmlScene
         self._observers.addObserver(scene, scene.StartCloseEvent, self._scene_closes)
-        self._observers.addObserver(scene, scene.EndCloseEvent, self._scene_closed)
+        self._observers.addObserver(scene, scene.EndCloseEvent, self._scene_is_new)
+        self._observers.addObserver(scene, scene.EndImportEvent, self._scene_is_new)
         self.enter()
 
     def enter(self) -> None:
@@ -80,7 +81,8 @@ class Panel:
         self.work.cancel()  # its input goes; what it wrote stays
         self._bind(None)
 
-    def _scene_closed(self, caller: Any, event: Any) -> None:
+    def _scene_is_new(self, caller: Any, event: Any) -> None:
+        # What a file brings for the parameter node is copied into it without a word, so bind it again.
         if self._widget.parent.isEntered:
             self.enter()
 

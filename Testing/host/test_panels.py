@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import slicer
+from scenes import ct_node
 
 HERE = Path(__file__).parent
 MODULES = ("DeepDVR", "NeRPSynth", "XrayRegistration")
@@ -123,6 +124,23 @@ def test_a_closed_scene_leaves_a_panel_that_works_on(desktop, name):
     assert "another" in panel.ui.statusLabel.text
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_a_scene_saved_and_opened_again_has_its_choice(desktop, tmp_path, name):
+    a_volume("first")
+    chosen = ct_node(tmp_path / "chosen.nrrd")
+    panel = desktop.open(name).panel
+    panel.ui.inputSelector.setCurrentNode(chosen)
+    scene = slicer.mrmlScene
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    desktop.close_scene()
+    assert panel.parameters.volume is None
+    assert scene.Connect()  # closes the scene and reads the file, as Slicer does
+    assert panel.parameters.volume.GetName() == "chosen"
+    assert panel.ui.inputSelector.currentNode().GetName() == "chosen"
+    assert "chosen.nrrd" in panel.ui.commandText.plainText
+
+
 def test_while_a_scene_closes_the_panel_has_let_go_of_its_nodes(desktop):
     a_volume()
     panel = desktop.open("DeepDVR").panel
@@ -161,8 +179,6 @@ def test_a_reloaded_module_lets_go_of_the_scene_and_builds_anew(desktop):
 
 
 def test_the_command_names_the_file_of_the_ct_with_quotes_where_needed(desktop, tmp_path):
-    from scenes import ct_node
-
     volume = ct_node(tmp_path / "Bäume und Häuser" / "a (CT).nrrd")
     panel = desktop.open("DeepDVR").panel
     file = tmp_path / "Bäume und Häuser" / "a (CT).nrrd"

@@ -84,7 +84,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._scene, self._nodes, self._tags, self._current = None, [], [], None
+        self._scene, self._nodes, self._tags, self._current, self._wanted = None, [], [], None, None
         self._box = QtWidgets.QComboBox(self)
         layout = QtWidgets.QVBoxLayout(self)
         layout.contentsMargins = QtCore.QMargins(0, 0, 0, 0)
@@ -107,6 +107,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         return self._current
 
     def setCurrentNode(self, node):
+        self._wanted = node  # a scene that is being read has not told of it yet; the real one waits for it as well
         node = node if node in self._nodes else None
         if node is not self._current:
             self._current = node
@@ -131,6 +132,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         ]
         self._box.clear()
         self._box.addItems((["None"] if self.noneEnabled else []) + [node.GetName() or "" for node in self._nodes])
+        if self._wanted is not self._current and self._wanted in self._nodes:
+            self.setCurrentNode(self._wanted)
         lost = self._current not in self._nodes
         if lost and (self._current is not None or not self.noneEnabled):
             self._current = self._nodes[0] if self._nodes and not self.noneEnabled else None
