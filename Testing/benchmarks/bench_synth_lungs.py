@@ -4,7 +4,8 @@ Four kinds of training images from two CTs, all with the same views, masks, geom
 with half of the labelled patients brings. Every training is kept under build/synth-lungs, so that a bench that was
 stopped goes on. What is run is changed by `DIFFRENDER_SYNTH_SEEDS` ("0,1,2"), `DIFFRENDER_SYNTH_STEPS`,
 `DIFFRENDER_SYNTH_ROWS` (names of rows, with ; between them) and `DIFFRENDER_VRR` (a generator's file, for the row of
-the VRR; without it that row is left out).
+the VRR; without it that row is left out. Its discriminator may have seen radiographs of the first half of the patients,
+so that row is of the other half).
 """
 
 import csv
@@ -99,7 +100,7 @@ class Sources:
             (DRR, lambda: Films(self.pictured(None), names, PLAIN, OF_CTS), every),
             (OURS, lambda: Generated(self.views()), every),
             (ADAPTED, lambda: Generated(self.views()), every),
-            (VRR, lambda: Films(self.pictured(os.environ["DIFFRENDER_VRR"]), names, PLAIN, OF_CTS), every),
+            (VRR, lambda: Films(self.pictured(os.environ["DIFFRENDER_VRR"]), names, PLAIN, OF_CTS), self.unseen),
             (REAL, lambda: real, self.unseen),
             (BOTH, lambda: Mixed(Generated(self.views()), real, MIX), self.unseen),
         ]
@@ -125,7 +126,7 @@ class Sources:
                 if model is None:
                     picture = drr_baseline(body, one.camera, GeneratorSettings(points=192))
                 else:
-                    picture = viewed(model(body), body, one.camera, model.settings)
+                    picture = viewed(model.fields(body), body, one.camera, model.settings)
                 grey = picture[0].cpu().numpy().astype(np.float32)
                 known = np.ones(grey.shape, dtype=bool)
                 found.append(Masked(Film(grey, f"{ct} {len(found)}"), one.masks, known, ct))
