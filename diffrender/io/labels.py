@@ -15,7 +15,6 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from diffrender.errors import LabelError, PathError, notify
-from diffrender.io.dicom_labels import is_dicom, read_dicom_labels
 from diffrender.io.files import found
 from diffrender.io.label_sources import (
     IMAGE_SUFFIXES,
@@ -88,11 +87,15 @@ def _open(path: Path, shown: str, volume: Volume, stack: ExitStack) -> LabelSour
 
 
 def _read_file(path: Path, shown: str, volume: Volume) -> LabelSource:
+    from diffrender.io.dicom_labels import is_dicom, read_dicom_labels  # a second of imports, for these files alone
+
     return read_dicom_labels(path, shown, volume) if is_dicom(path) else read_segmentation(path, shown)
 
 
 def _read_folder(folder: Path, shown: str, volume: Volume, within: str) -> LabelSource:
     """A folder of masks; or one that holds a single label file. `within` joins its name to theirs in messages."""
+    from diffrender.io.dicom_labels import is_dicom
+
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith((".", "._"))]
     where = {file: f"{shown}{within}{file.relative_to(folder)}" for file in files}
     masks = {file: where[file] for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)}

@@ -18,6 +18,8 @@ def rows_to_node(
 ) -> Node:
     """A table node: a column for each key, in the order of the first row; words, whole numbers or numbers.
 
+    A saved scene keeps six digits of numbers.
+
     Args:
         units: {column: unit} shown in the column's header.
         node: an existing one whose columns these replace.
@@ -30,7 +32,9 @@ def rows_to_node(
     node = new_node(scene, KIND, name) if node is None else of_kind(node, KIND, what="a table")
     changing = node.StartModify()
     node.RemoveAllColumns()
-    node.SetUseColumnNameAsColumnHeader(True)
+    # called so from Slicer 5.11 on
+    headed = getattr(node, "SetUseColumnTitleAsColumnHeader", None) or node.SetUseColumnNameAsColumnHeader
+    headed(True)
     for column in names:
         node.AddColumn(_column(column, [row[column] for row in rows]))
         if units and column in units:

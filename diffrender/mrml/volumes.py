@@ -113,15 +113,15 @@ def labelmap_to_node(scene: Scene, volume: Volume, name: str, node: Node = None)
     kind = "vtkMRMLLabelMapVolumeNode"
     node = _with_image(scene, kind, ids.astype(np.int16), volume.world_from_voxel, name, node)
     title, shown = f"{node.GetName()} colours", node.GetDisplayNode().GetColorNode()
-    ours = shown is not None and shown.GetName().startswith(title)
-    colours = shown if ours else new_node(scene, "vtkMRMLColorTableNode", title)
-    colours.SetTypeToUser()
-    colours.SetNumberOfColors(max(volume.label_ids, default=0) + 1)
-    colours.SetColor(0, "background", 0.0, 0.0, 0.0, 0.0)
+    if shown is None or not shown.GetName().startswith(title):
+        shown = new_node(scene, "vtkMRMLColorTableNode", title)
+    shown.SetTypeToUser()
+    shown.SetNumberOfColors(max(volume.label_ids, default=0) + 1)
+    shown.SetColor(0, "background", 0.0, 0.0, 0.0, 0.0)
     for number, label in enumerate(volume.label_ids):
         red, green, blue = (level / 255 for level in label_colour(number))
-        colours.SetColor(label, volume.label_name(label), red, green, blue, 1.0)
-    node.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+        shown.SetColor(label, volume.label_name(label), red, green, blue, 1.0)
+    node.GetDisplayNode().SetAndObserveColorNodeID(shown.GetID())
     return node
 
 
