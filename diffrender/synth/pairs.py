@@ -3,6 +3,7 @@
 A draw is a function of its source and of a random generator alone.
 """
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,11 @@ def masked_in_folder(
         if mask is None:
             missing.append(file.name)
             continue
-        film, ids = read_film(file), np.asarray(Image.open(mask))
+        film = read_film(file)
+        try:
+            ids = np.asarray(Image.open(mask))
+        except (OSError, ValueError) as problem:
+            raise PathError(f"{mask} cannot be read as a picture of ids: {problem}.") from None
         if ids.shape != film.values.shape:
             raise ImageError(f"{mask} is {ids.shape} px and its image {film.values.shape}; they must be alike.")
         layers = np.stack([ids == label for label in labels])
@@ -199,7 +204,16 @@ def masked_in_manifest(path: str | Path, names: Sequence[str], split: str = "tra
 def _of_entry(folder: Path, entry: Entry, names: Sequence[str]) -> Masked:
     film = read_film(folder / entry["image"], detect=False)
     masks = np.zeros((len(names), *film.values.shape), dtype=bool)
-    for name, layer in _masks_of(folder, entry).items():
+    try:
+        layers = _masks_of(folder, entry)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as problem:
+        raise PathError(
+            f"{entry['masks']}, the masks of {film.name}, cannot be read: {problem}. Make the data set again, or "
+            "delete the line in its manifest."
+        ) from None
+    for name, layer in layers.items():
+        if layer.shape != film.values.shape:
+            raise ImageError(f"The mask {name} of {film.name} is {layer.shape} px and the image {film.values.shape}.")
         if name in names:
             masks[list(names).index(name)] = layer
     return Masked(film, masks, np.ones(film.values.shape, dtype=bool), str(entry.get("ct", entry["image"])))

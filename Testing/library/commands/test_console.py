@@ -33,6 +33,7 @@ COMMANDS = (
     ["dvr", "bake"],
     ["dvr", "segment"],
     ["dvr", "renderers"],
+    *(["synth", word] for word in ("drr", "dataset", "train", "vrr", "segment", "classify", "metrics")),
 )
 
 # A job as a later command will run one: 40 steps of 0.1 s (or 30 times as many), saved when it is stopped.

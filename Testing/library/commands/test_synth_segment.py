@@ -259,6 +259,28 @@ def test_what_cannot_be_segmented_is_said(ct, films, data, trained, tmp_path, ty
     assert not (tmp_path / "here" / "segmenter").exists()
 
 
+@pytest.mark.parametrize(("masks", "said"), [("gone.npz", "cannot be read"), ("images/film0.png.npz", "pickled")])
+def test_masks_of_a_manifest_that_cannot_be_read_are_said(films, tmp_path, typed, masks, said):
+    shutil.copytree(films / "images", tmp_path / "set" / "images")
+    shutil.copy(films / "images" / "film0.png", tmp_path / "set" / "images" / "film0.png.npz")
+    line = {"image": "images/film0.png", "masks": masks, "labels": [{"id": 1, "name": "hip_left"}]}
+    (tmp_path / "set" / "manifest.jsonl").write_text(json.dumps(line))
+    ended = typed("synth", "segment", *TINY, "--data", tmp_path / "set")
+    assert (ended.code, said in ended.err, masks in ended.err) == (2, True, True)
+
+
+def test_masks_that_are_no_pictures_or_of_another_size_are_said(films, tmp_path, typed):
+    shutil.copytree(films / "others", tmp_path / "x")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "film3.png").write_text("no picture")
+    words = ("synth", "segment", *TINY, *HIPS, "--real", tmp_path / "x", "--real-masks", tmp_path / "m")
+    ended = typed(*words)
+    assert (ended.code, "picture of ids" in ended.err) == (2, True)
+    Image.new("L", (30, 40), 1).save(tmp_path / "m" / "film3.png")
+    ended = typed(*words)
+    assert (ended.code, "must be alike" in ended.err) == (2, True)
+
+
 def test_a_classifier_is_trained_and_judges(data, films, tmp_path, typed, open_stdin):
     words = ("synth", "classify", "--data", data, *TINY, "--steps", 2, "--seed", 5, "-o", tmp_path / "found")
     ended = typed(*words)
