@@ -13,7 +13,9 @@ import torch
 from diffrender import mrml
 from diffrender.camera import Camera, c_arm
 from diffrender.errors import BackendError, PathError, SettingError
+from diffrender.io import read_volume
 from diffrender.mesh import Mesh
+from diffrender.phantom import torso
 from Testing.mrml.bodies import ids, numbers, rigid, volume
 
 
@@ -174,3 +176,26 @@ def eye() -> Camera:
 def tetrahedron() -> Mesh:
     vertices = torch.tensor([[0.1, 0, 0], [31, 2, 1], [4, 17, -3], [2, 5, 23]]) + torch.tensor([-61, 37, 83])
     return Mesh(vertices, torch.tensor([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]]))
+
+
+def carried_over(slicer_, patient):
+    """A CT with its labels, out into a scene and in again."""
+    ct = mrml.volume_to_node(slicer_.scene, patient, "CT")
+    return mrml.volume_of(ct, mrml.segmentation_to_node(slicer_.scene, patient, "labels", reference=ct))
+
+
+def test_a_patient_there_and_back(slicer_):
+    patient = torso(shape=(40, 46, 54), oblique=True, handed="left")
+    back = carried_over(slicer_, patient)
+    assert torch.equal(back.values, patient.values)
+    assert torch.equal(back.labels, patient.labels.to(back.labels))
+    assert {n: back.label_name(n) for n in back.label_ids} == {n: patient.label_name(n) for n in patient.label_ids}
+
+
+def test_a_real_patient_there_and_back(slicer_, real_data):
+    folder = real_data("ct-abdomenpelvis-totalseg")
+    patient = read_volume(folder / "ct.nii.gz", labels=folder / "labels_totalsegv1_multilabel.nii.gz")
+    back = carried_over(slicer_, patient)
+    assert torch.equal(back.values, patient.values)
+    assert torch.equal(back.labels, patient.labels.to(back.labels))
+    assert len(back.label_ids) > 50
