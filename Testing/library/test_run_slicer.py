@@ -33,7 +33,8 @@ def wheels(tmp_path_factory) -> Path:
         for name, content in files.items():
             wheel.writestr(name, PYTEST if name == "pytest.py" else content)
     more = folder.parent / "more"
-    for name, version in [("slicer_core", "5.13.31053.0"), ("vtk", "9.6.2")]:
+    named = [one.partition("==") for one in run.SLICER_CORE]
+    for name, version in [(name.replace("-", "_"), version) for name, _, version in named]:
         make_wheel(more, name, version)
     for file in folder.iterdir():
         (more / file.name).write_bytes(file.read_bytes())
@@ -46,6 +47,7 @@ def checkout(tmp_path_factory) -> Path:
     (folder / "pyproject.toml").write_text(PYPROJECT.replace('"toy>=1"', '"toy>=1", "pytest>=1"'))
     (folder / "constraints.txt").write_text("toy==1.5\npytest==9.0\n")
     (folder / "Testing" / "mrml").mkdir(parents=True)
+    (folder / "Testing" / "host").mkdir()
     (folder / "Testing" / "library").mkdir()
     return folder
 
@@ -59,23 +61,24 @@ def test_the_bridge_is_skipped_and_said_where_slicer_core_is_not(checkout, wheel
     result = type_in(checkout, "test", "-q", "--wheelhouse", str(wheels))
     assert result.returncode == 0, result.stderr
     assert runs(result) == [(False, ["-q"])]
-    assert f"run.py: the tests in {run.BRIDGE} are skipped, since they need slicer-core==" in result.stderr
+    places = " and ".join(run.SLICER_TESTS)
+    assert f"run.py: the tests in {places} are skipped, since they need slicer-core==" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_the_bridge_runs_beside_the_library(checkout, wheels):
     offline = ("--wheelhouse", str(wheels.parent / "more"))
-    bridge, library = str(Path("Testing", "mrml", "")), str(Path("Testing", "library"))
-    both = [(True, ["-k", "name", bridge]), (False, ["-k", "name"])]
+    bridge, host, library = (str(Path("Testing", name)) for name in ("mrml", "host", "library"))
+    all_ = [(True, ["-k", "name", bridge]), (True, ["-k", "name", host]), (False, ["-k", "name"])]
     first = type_in(checkout, "test", "-k", "name", *offline)
-    assert (first.returncode, runs(first)) == (0, both), first.stderr
+    assert (first.returncode, runs(first)) == (0, all_), first.stderr
     assert "making " in first.stderr
     again = type_in(checkout, "test", "-k", "name", PIP_NO_INDEX="1")
-    assert (again.returncode, runs(again), again.stderr) == (0, both, "")
+    assert (again.returncode, runs(again), again.stderr) == (0, all_, "")
     assert runs(type_in(checkout, "test", library)) == [(False, [library])]
     assert runs(type_in(checkout, "test", bridge, "-x")) == [(True, ["-x", bridge])]
-    # Either's failure is the whole's; 5 is pytest's word for no test of that name, which one of the two may lack.
+    # A failure of one is the whole's; 5 is pytest's word for no test of that name, which one of them may lack.
     ends = (({"BRIDGE": "1"}, 1), ({"LIBRARY": "1"}, 1), ({"BRIDGE": "5"}, 0), ({"LIBRARY": "5"}, 0))
     for settings, status in (*ends, ({"BRIDGE": "5", "LIBRARY": "5"}, 5)):
         result = type_in(checkout, "test", **settings)
-        assert (result.returncode, len(runs(result))) == (status, 2), settings
+        assert (result.returncode, len(runs(result))) == (status, 3), settings

@@ -207,7 +207,7 @@ class _Slid:
         cut = pixels_of(self.body.cut @ moved[:3, :3].T + moved[:3, 3], self.window).numpy()
         open_ = there & np.logical_not(ndimage.binary_dilation(cut, iterations=EDGE + 1))
         there = open_ if 2 * open_.sum() > there.sum() else there
-        steep = np.stack(np.gradient(ndimage.gaussian_filter(drawn, BLUR))) * there
+        steep = np.stack([*np.gradient(ndimage.gaussian_filter(drawn, BLUR))]) * there
         size = np.sqrt((steep**2).sum())
         if size == 0:
             return np.full(math.prod(self.wide), -1.0)
@@ -228,7 +228,7 @@ def _stretched(image: Float[np.ndarray, "h w"], weights: Float[np.ndarray, "h w"
     """Gradients over how steep their neighbourhood is: the steepest edge of a frame is seldom of the body."""
     known = ndimage.gaussian_filter(weights, BLUR, mode="nearest").clip(1e-6)
     smooth = ndimage.gaussian_filter(weights * image, BLUR, mode="nearest") / known
-    steep = np.stack(np.gradient(smooth)) * (ndimage.minimum_filter(weights, 3, mode="nearest") > 0)
+    steep = np.stack([*np.gradient(smooth)]) * (ndimage.minimum_filter(weights, 3, mode="nearest") > 0)
     square, sigma = (steep**2).sum(0), NEIGHBOURS * image.shape[0]
     known = ndimage.gaussian_filter(weights, sigma, mode="nearest").clip(1e-3)
     local = ndimage.gaussian_filter(square, sigma, mode="nearest") / known

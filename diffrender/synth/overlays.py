@@ -60,4 +60,4 @@ def _edge(layer: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndar
     from scipy import ndimage
 
     small = np.asarray(Image.fromarray(layer.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)) > 127
-    return small & ~np.asarray(ndimage.binary_erosion(small, border_value=1))
+    return small & np.logical_not(ndimage.binary_erosion(small, border_value=1))
