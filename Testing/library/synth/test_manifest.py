@@ -7,7 +7,8 @@ from diffrender.synth.manifest import lines_of, of_split, read_manifest
 
 
 def test_entries_come_back_as_they_were(tmp_path):
-    entries = [{"image": "images/ä.png", "split": "val", "labels": [{"id": 7, "name": "rib"}]}, {"split": "train", "image": "b.png"}]
+    first = {"image": "images/ä.png", "split": "val", "labels": [{"id": 7, "name": "rib"}]}
+    entries = [first, {"split": "train", "image": "b.png"}]
     (tmp_path / "manifest.jsonl").write_bytes(lines_of(entries))
     assert read_manifest(tmp_path) == entries
     assert read_manifest(tmp_path / "manifest.jsonl") == entries
