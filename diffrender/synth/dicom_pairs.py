@@ -1,7 +1,7 @@
 """An image of a data set and its labels as DICOM: DX for processing, and a Segmentation that refers to it.
 
-Both are marked DERIVED and synthetic, carry no patient, and are the same bytes for the same image: UIDs come from what
-the image is made of, and no time is in them. Source: DICOM PS3.3 A.26, A.51.
+Both are marked DERIVED and synthetic and carry no patient unless asked to. They are the same bytes for the same image:
+UIDs come from what the image is made of, and no time is in them. Source: DICOM PS3.3 A.26, A.51.
 """
 
 import warnings
@@ -23,13 +23,14 @@ TIMES = ("ContentDate", "ContentTime", "InstanceCreationDate", "InstanceCreation
 ONE_A_DATA_SET = ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID")  # of one CT
 
 
-def dicom_files(name: str, ct: str, number: int, radiograph: Radiograph) -> dict[str, bytes]:
+def dicom_files(name: str, ct: str, number: int, radiograph: Radiograph, patient: bool = False) -> dict[str, bytes]:
     """{file: bytes} of the image, and of the Segmentation of the labels in view where there are any.
 
     Args:
         name: of the image, without ending.
         ct: identifies CT and data set: its images are one series.
         number: of the image in it, from 1.
+        patient: whether patient and study of the CT are copied; without, these fields are empty.
     """
 
     def uid_of(keyword: str) -> str:
@@ -37,7 +38,7 @@ def dicom_files(name: str, ct: str, number: int, radiograph: Radiograph) -> dict
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")
-        image = dicom_image(radiograph, *greys(radiograph, name), anonymous=True, uid_of=uid_of)
+        image = dicom_image(radiograph, *greys(radiograph, name), anonymous=not patient, uid_of=uid_of)
         image.InstanceNumber = number
         files = {f"dicom/{name}.dcm": _bytes(image)}
         if radiograph.masks is not None and bool(radiograph.masks.any()):

@@ -47,6 +47,7 @@ class Imaging:
         image: "png" (16 bits) or "nifti".
         masks: "npz" (masks and path lengths of all labels), "tiff" (a page for each label) or "png" (a file for each).
         dicom: also a DX image and a Segmentation, marked as synthetic.
+        patient: these carry the CT's patient and study; otherwise those fields are empty.
     Raises: SettingError.
     """
 
@@ -61,6 +62,7 @@ class Imaging:
     image: str = "png"
     masks: str = "npz"
     dicom: bool = False
+    patient: bool = False
 
     def __post_init__(self):
         offered = (("image", self.image, IMAGES), ("masks", self.masks, MASKS), ("kind", self.kind, KINDS))
@@ -119,7 +121,7 @@ def made(piece: Piece) -> list[str]:
         if piece.imaging.dicom:
             from diffrender.synth.dicom_pairs import dicom_files
 
-            files |= dicom_files(name, f"{piece.case.key} {piece.seed}", view + 1, taken)
+            files |= dicom_files(name, f"{piece.case.key} {piece.seed}", view + 1, taken, piece.imaging.patient)
         for file, content in files.items():
             store.write(file, content)
         record = _record(piece, view, taken, next(iter(image)), list(masks))

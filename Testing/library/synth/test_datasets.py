@@ -257,6 +257,19 @@ def test_dicom_pairs_are_marked_and_carry_no_patient(plain, cts, tmp_path):
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
 
 
+def test_dicom_carries_the_patient_where_that_is_asked_for(cts, tmp_path):
+    header = {"PatientID": "4711", "PatientName": "Muster^Eva", "StudyInstanceUID": "1.2.3.4"}
+    volume = replace(dr.read_volume(cts[0].path), header=header)
+    for patient, found in ((True, ("4711", "1.2.3.4")), (False, ("", None))):
+        imaging = replace(SMALL, dicom=True, patient=patient)
+        made = dataset([volume], tmp_path / str(patient), DatasetSettings(views=1, imaging=imaging)).run()
+        image = pydicom.dcmread(tmp_path / str(patient) / "dicom" / f"{made.entries[0]['name']}.dcm")
+        assert image.PatientID == found[0]
+        assert (image.StudyInstanceUID == "1.2.3.4") == patient
+        text = (tmp_path / str(patient) / "manifest.jsonl").read_text()
+        assert "4711" not in text
+
+
 def test_greys_as_on_a_viewing_station_are_pictures(cts, tmp_path):
     imaging = replace(SMALL, presented=True)
     entry = dataset(cts[:1], tmp_path, DatasetSettings(views=1, imaging=imaging)).run().entries[0]

@@ -72,6 +72,9 @@ def dataset(
         Masks, typer.Option(help="npz: masks and path lengths of all labels; tiff: a page, png: a file for each.")
     ] = Masks.npz,
     dicom: Annotated[bool, typer.Option("--dicom", help="Also DX images and Segmentations, marked synthetic.")] = False,
+    with_patient: Annotated[
+        bool, typer.Option("--with-patient", help="DICOM carries the CT's patient; without, those fields are empty.")
+    ] = False,
     balance: Annotated[
         list[str] | None,
         typer.Option(metavar="LABEL=SHARE", help="This share of the images shows the label. May be repeated."),
@@ -120,6 +123,7 @@ def dataset(
         image=image.value,
         masks=masks.value,
         dicom=dicom,
+        patient=with_patient,
     )
     settings = DatasetSettings(views, seed, imaging, shares_of(splits), balance_of(balance or []))
     job = make(cases, out, settings, workers, ray)
