@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -15,12 +14,12 @@ from diffrender.demo.case import Case
 from diffrender.demo.page import SHOWN, Picture, Section, duration
 from diffrender.display import annotated
 from diffrender.errors import GeometryError, LabelError, SettingError
-from diffrender.physics.presentation import present
 from diffrender.physics.presets import examination
 from diffrender.synth.datasets import Dataset, DatasetSettings, dataset
 from diffrender.synth.imaging import Imaging
 from diffrender.synth.mask_rules import masks_of, outlines_of
 from diffrender.synth.views import drawn_camera, spread_preset, widened
+from diffrender.synth.writers import presented
 from diffrender.xray import Radiograph, RadiographSettings, radiograph, scene_of
 
 VIEWS = ("chest-pa", "chest-ap-bedside", "chest-lateral", "pelvis-ap", "c-arm", "hip-left", "spine-lateral", "frontal")
@@ -81,8 +80,7 @@ def synthesised(case: Case) -> Section:
 
 def _pair(drr: Radiograph, physical: Radiograph, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """The DRR, and beside it what a viewing station shows, with outlines."""
-    p = physical.pixels[0] if physical.kind == "log-attenuation" else -torch.log(physical.pixels[0])
-    greys = present(p, examination(name).presentation, physical.exposed)
+    greys = presented(physical, name)
     seen = [n for n in physical.ids if physical.label_name(n) in OUTLINED and _visible(physical, n)]
     left = annotated(drr, size=SHOWN)
     right = annotated(replace(physical, pixels=greys[None]), seen, size=SHOWN, window=(0.0, 1.0))

@@ -8,8 +8,9 @@ The names below are loaded when first used, so that importing this package costs
 `tables` need no torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from diffrender.lazy import lazily
 
 _HOME = {
     "write_json": "attributes",
@@ -104,14 +105,4 @@ if TYPE_CHECKING:
     from diffrender.mrml.volumes import volume_to_node as volume_to_node
     from diffrender.mrml.warps import resampled as resampled
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -11,7 +11,6 @@ from jaxtyping import Bool
 
 from diffrender.camera import Camera
 from diffrender.errors import SettingError
-from diffrender.physics.presentation import present
 from diffrender.physics.presets import examination
 from diffrender.physics.settings import Physics
 from diffrender.provenance import plain
@@ -23,7 +22,7 @@ from diffrender.synth.mask_rules import DEFAULT_RULES, MaskRule, masks_of, outli
 from diffrender.synth.outlines import Outlines
 from diffrender.synth.store import Store
 from diffrender.synth.views import ViewSpread, drawn_camera, spread_preset
-from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files, presented_bytes
+from diffrender.synth.writers import IMAGES, MASKS, image_file, mask_files, presented, presented_bytes
 from diffrender.volume import Volume
 from diffrender.xray import KINDS, Radiograph, RadiographSettings, Scene, radiograph, scene_of
 
@@ -199,9 +198,7 @@ def _taken(ready: _Ready, piece: Piece, view: int) -> Radiograph:
 def _image_file(name: str, taken: Radiograph, imaging: Imaging) -> dict[str, bytes]:
     if not imaging.presented:
         return image_file(name, taken, imaging.image)
-    p = taken.pixels[0] if taken.kind == "log-attenuation" else -torch.log(taken.pixels[0])
-    greys = present(p, examination(imaging.examination).presentation, taken.exposed)
-    return {f"images/{name}.png": presented_bytes(greys.numpy(), taken)}
+    return {f"images/{name}.png": presented_bytes(presented(taken, imaging.examination).numpy(), taken)}
 
 
 def _record(piece: Piece, view: int, taken: Radiograph, image: str, masks: Sequence[str]) -> dict[str, Any]:

@@ -5,13 +5,17 @@ from io import BytesIO
 
 import numpy as np
 import tifffile
+import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from diffrender import __version__
 from diffrender.errors import OutputError
 from diffrender.io.images import GREYS, NOTICE, encoded
+from diffrender.physics.presentation import present
+from diffrender.physics.presets import presentation_preset
 from diffrender.xray import Radiograph
 
 IMAGES = {"png": ".png", "nifti": ".nii.gz"}
@@ -23,6 +27,13 @@ def image_file(name: str, radiograph: Radiograph, kind: str) -> dict[str, bytes]
     """{file: bytes} of the picture, its values in 16 bits (PNG) or float32 (NIfTI, in the image plane's place)."""
     file = f"images/{name}{IMAGES[kind]}"
     return {file: encoded(radiograph, file)}
+
+
+def presented(radiograph: Radiograph, name: str) -> Float[Tensor, "h w"]:
+    """Greys 0 to 1 as an examination of this name is shown. Raises: SettingError."""
+    pixels = radiograph.pixels[0]
+    p = pixels if radiograph.kind == "log-attenuation" else -torch.log(pixels)
+    return present(p, presentation_preset(name), radiograph.exposed)
 
 
 def presented_bytes(shown: Float[np.ndarray, "h w"], radiograph: Radiograph) -> bytes:

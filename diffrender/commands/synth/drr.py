@@ -110,13 +110,7 @@ def physics_of(
 
 
 def _write_presented(picture: "Radiograph", path: Path, examination: str) -> Path:
-    import torch
-
     from diffrender.io.whole import write_whole
-    from diffrender.physics.presentation import present
-    from diffrender.physics.presets import presentation_preset
-    from diffrender.synth.writers import presented_bytes
+    from diffrender.synth.writers import presented, presented_bytes
 
-    p = picture.pixels[0] if picture.kind == "log-attenuation" else -torch.log(picture.pixels[0])
-    greys = present(p, presentation_preset(examination), picture.exposed)
-    return write_whole(path, presented_bytes(greys.numpy(), picture))
+    return write_whole(path, presented_bytes(presented(picture, examination).numpy(), picture))

@@ -207,7 +207,7 @@ def _ct_views(pairs: Pairs, rules: "Sequence[MaskRule]") -> "CtViews":
 
 
 def _layers(pairs: Pairs, settings: "CtViews") -> "Generator[Progress, None, list[Layers]]":
-    from diffrender import read_volume
+    from diffrender.synth.cases import volume_of
     from diffrender.synth.ct_views import layers_of_ct
     from diffrender.synth.reach import volume_hash
 
@@ -215,8 +215,7 @@ def _layers(pairs: Pairs, settings: "CtViews") -> "Generator[Progress, None, lis
     total, found = settings.views * len(cases), []
     yield Progress(0, total)
     for case in cases:
-        assert isinstance(case.path, str)
-        volume = read_volume(case.path, labels=case.labels, names=case.names, series=case.series)
+        volume = volume_of(case)
         for layers in layers_of_ct(volume, settings, volume_hash(volume), pairs.seed):
             found.append(layers)
             yield Progress(len(found), total)

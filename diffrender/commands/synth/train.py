@@ -28,7 +28,6 @@ from diffrender.jobs import Job, Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diffrender.synth.cases import Case
     from diffrender.synth.training import TrainedVRR
     from diffrender.synth.vrr_settings import VRRSettings
 
@@ -102,13 +101,14 @@ def train(
     inputs = [xrays, *(path for case in cases for path in (case.path, case.labels) if isinstance(path, str))]
     check_folder(folder, inputs, (MODEL, CHECKPOINT, HISTORY, PREVIEW, "provenance.json"))
 
+    from diffrender.synth.cases import volume_of
     from diffrender.synth.training import train as learn
     from diffrender.synth.xray_folder import read_xrays
 
     reading(console, xrays)
     real = read_xrays(xrays, settings.image_size)
     reading(console, "the CTs")
-    volumes = [_read(case) for case in cases]
+    volumes = [volume_of(case) for case in cases]
     job = Job(_showing(learn(volumes, real, settings, folder / CHECKPOINT), folder))
     trained = console.run(job, "Training", f"Type the same command again to go on from {folder / CHECKPOINT}.")
     record = {"training": settings, "radiographs": len(real.names), "inverted": real.inverted, "cts": cts}
@@ -140,13 +140,6 @@ def _settings(
     if any(budget is not None for budget in budgets.values()):
         given |= budgets
     return vrr_preset(training.value, spread=view, seed=seed, device=device, **given)
-
-
-def _read(case: "Case"):
-    from diffrender import read_volume
-
-    assert isinstance(case.path, str)
-    return read_volume(case.path, labels=case.labels, names=case.names, series=case.series)
 
 
 def _showing(job: "Job[TrainedVRR]", folder: Path) -> "Generator[Progress, None, TrainedVRR]":
